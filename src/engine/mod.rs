@@ -1,0 +1,282 @@
+//! What runs queries: the [`Engine`] and [`Cursor`] traits, and the engines that come with the crate.
+//!
+//! Must not know the protocol, streams or threads: an engine is handed a query, a token that says when to stop, and a
+//! writer to put rows into.
+//!
+//! # Writing an engine
+//! [`Engine::open`] prepares a query without running it and returns a [`Cursor`]; workers then call [`Cursor::fill`] once
+//! per batch until it says [`Step::Done`]. Between two calls a cursor may rest for as long as a client is slow, and the next
+//! call may come on another thread; it is dropped when its stream ends, however it ends. Dropping stops whatever still runs
+//! and gives everything back.
+//!
+//! Calls into an engine may block: the worker that makes them waits, and a server has a fixed number of workers. The
+//! [`CancelToken`] is the way out of every wait: an engine looks at it often, or [arms](CancelToken::arm) it with something
+//! that wakes it. `examples/custom_engine.rs` is a complete one.
+
+mod cancel;
+pub mod memory;
+pub mod sqlite;
+
+use std::fmt;
+use std::time::Duration;
+
+pub use cancel::{CancelReason, CancelToken};
+
+use crate::error::ErrorCode;
+use crate::rows::{Params, RowError, RowWriter, Schema};
+
+/// Runs queries. One engine serves all streams of a server that name it, from many threads at once.
+pub trait Engine: Send + Sync + 'static {
+    /// Prepares `query` without executing it.
+    ///
+    /// May block (a remote engine's round trip); `cancel` must be able to end that. A query that the engine refuses is
+    /// refused here: nothing has been executed then.
+    ///
+    /// # Errors
+    /// [`EngineError`], [`EngineErrorKind::Cancelled`] once `cancel` is set.
+    fn open(&self, query: &QuerySpec, cancel: &CancelToken) -> Result<Box<dyn Cursor>, EngineError>;
+
+    /// What can honestly be said of the size of `query`'s result within `budget`, beside the running query.
+    ///
+    /// Called at most once a stream, on a worker, after the first rows have left, and only where a client wants progress.
+    /// May block for `budget`, not much longer; `cancel` is set when the stream ends first. Defaults to knowing nothing.
+    fn estimate(&self, query: &QuerySpec, budget: Duration, cancel: &CancelToken) -> Estimate {
+        let _ = (query, budget, cancel);
+        Estimate::default()
+    }
+}
+
+/// One running query on the engine's side. One owner at a time; may move between threads between two calls.
+pub trait Cursor: Send {
+    /// The columns, or `None` for an engine that knows them only once rows come: its first [`fill`](Self::fill) then
+    /// returns [`Step::Columns`] without having written a row, and from then on this is `Some`.
+    fn columns(&self) -> Option<&Schema>;
+
+    /// Appends rows to `out` until it [is full](RowWriter::is_full), the result ends, or waiting for the next row would
+    /// pass [`out.until()`](RowWriter::until) with rows in hand.
+    ///
+    /// Blocks while the engine works; the [`CancelToken`] given to [`Engine::open`] ends that with
+    /// [`EngineErrorKind::Cancelled`]. Not called again after [`Step::Done`] or an error.
+    ///
+    /// # Errors
+    /// [`EngineError`]; rows already ended in `out` are kept and sent.
+    fn fill(&mut self, out: &mut RowWriter) -> Result<Step, EngineError>;
+
+    /// How far the query is, in the engine's own units of work. Cheap, and must not block. Defaults to not knowing.
+    fn progress(&self) -> CursorProgress {
+        CursorProgress::default()
+    }
+}
+
+// A cursor sleeps inside its parked stream and wakes on another worker.
+const _: () = {
+    const fn assert_send<T: Send + ?Sized>() {}
+    assert_send::<dyn Cursor>();
+};
+
+/// What [`Cursor::fill`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// There may be more rows.
+    More,
+    /// The rows written were the last.
+    Done,
+    /// The columns are known now; no row was written.
+    Columns,
+}
+
+/// A query as an engine sees it.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
+pub struct QuerySpec {
+    /// The text of exactly one statement.
+    pub sql: String,
+    /// Its parameters.
+    pub params: Params,
+}
+
+impl QuerySpec {
+    /// A query without parameters.
+    #[must_use]
+    pub fn new(sql: impl Into<String>) -> Self {
+        Self {
+            sql: sql.into(),
+            params: Params::None,
+        }
+    }
+
+    /// The same query with these parameters.
+    #[must_use]
+    pub fn with_params(mut self, params: Params) -> Self {
+        self.params = params;
+        self
+    }
+}
+
+/// How many rows a result has, and how that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Total {
+    /// Counted.
+    Exact(u64),
+    /// The query planner's guess.
+    Planner(u64),
+    /// Reckoned from statistics or from how far the scan has come.
+    Statistics(u64),
+    /// Nothing honest can be said.
+    #[default]
+    Unknown,
+}
+
+/// What [`Engine::estimate`] found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Estimate {
+    /// The result's rows.
+    pub total: Total,
+    /// The units of work that [`CursorProgress::work_done`] counts towards, where the query does its work while it streams.
+    pub work_total: Option<u64>,
+}
+
+impl Estimate {
+    /// An estimate of the rows alone.
+    #[must_use]
+    pub const fn rows(total: Total) -> Self {
+        Self {
+            total,
+            work_total: None,
+        }
+    }
+
+    /// The same estimate with the whole of the work.
+    #[must_use]
+    pub const fn with_work_total(mut self, work_total: u64) -> Self {
+        self.work_total = Some(work_total);
+        self
+    }
+}
+
+/// How far a running query is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct CursorProgress {
+    /// Units of work done, e.g. rows of the scanned table; only meaningful with [`Estimate::work_total`].
+    pub work_done: Option<u64>,
+}
+
+impl CursorProgress {
+    /// This many units are done.
+    #[must_use]
+    pub const fn work(work_done: u64) -> Self {
+        Self {
+            work_done: Some(work_done),
+        }
+    }
+}
+
+/// The sort of thing that went wrong in an engine; each has its [`ErrorCode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EngineErrorKind {
+    /// The [`CancelToken`] was set, and the engine has stopped.
+    Cancelled,
+    /// The query is not understood: `SYNTAX_ERROR`.
+    Syntax,
+    /// Parameters are missing, superfluous, or of a type the engine cannot take: `PARAMETER_ERROR`.
+    Parameter,
+    /// A constraint was broken: `CONSTRAINT`.
+    Constraint,
+    /// The statement does not only read: `READ_ONLY`.
+    ReadOnly,
+    /// Anything else that fails while running: `QUERY_FAILED`.
+    Query,
+    /// The engine cannot be reached or opened: `ENGINE_UNAVAILABLE`.
+    Unavailable,
+    /// The engine is locked or has no room just now: `ENGINE_BUSY`.
+    Busy,
+    /// A value is beyond a limit of the engine: `LIMIT_EXCEEDED`.
+    Limit,
+    /// A value cannot be written: `ENCODING_ERROR`.
+    Encoding,
+    /// A row is larger than the limit: `ROW_TOO_LARGE`.
+    RowTooLarge,
+    /// A fault of the engine itself: `INTERNAL`.
+    Internal,
+}
+
+/// What went wrong in an engine, as a client is told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EngineError {
+    /// The sort of error.
+    pub kind: EngineErrorKind,
+    /// The engine's own words.
+    pub message: String,
+    /// The engine's own code, e.g. `SQLITE_ERROR`.
+    pub engine_code: Option<String>,
+    /// The five-character SQLSTATE, where the engine has one.
+    pub sqlstate: Option<String>,
+    /// Where in the query: 0-based byte offset.
+    pub position: Option<u32>,
+    /// What the user might do.
+    pub hint: Option<String>,
+}
+
+impl EngineError {
+    /// An error with a message and nothing else.
+    #[must_use]
+    pub fn new(kind: EngineErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            engine_code: None,
+            sqlstate: None,
+            position: None,
+            hint: None,
+        }
+    }
+
+    /// The engine stopped because its [`CancelToken`] was set.
+    #[must_use]
+    pub fn cancelled() -> Self {
+        Self::new(EngineErrorKind::Cancelled, "the query was cancelled")
+    }
+
+    /// The stable code of this error. A cancel has none of its own: the stream's terminator says who cancelled.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self.kind {
+            EngineErrorKind::Syntax => ErrorCode::SyntaxError,
+            EngineErrorKind::Parameter => ErrorCode::ParameterError,
+            EngineErrorKind::Constraint => ErrorCode::Constraint,
+            EngineErrorKind::ReadOnly => ErrorCode::ReadOnly,
+            EngineErrorKind::Query | EngineErrorKind::Cancelled => ErrorCode::QueryFailed,
+            EngineErrorKind::Unavailable => ErrorCode::EngineUnavailable,
+            EngineErrorKind::Busy => ErrorCode::EngineBusy,
+            EngineErrorKind::Limit => ErrorCode::LimitExceeded,
+            EngineErrorKind::Encoding => ErrorCode::EncodingError,
+            EngineErrorKind::RowTooLarge => ErrorCode::RowTooLarge,
+            EngineErrorKind::Internal => ErrorCode::Internal,
+        }
+    }
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code(), self.message)
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+impl From<RowError> for EngineError {
+    fn from(error: RowError) -> Self {
+        let kind = match error {
+            RowError::InvalidUtf8 { .. } => EngineErrorKind::Encoding,
+            RowError::TooLarge { .. } => EngineErrorKind::RowTooLarge,
+            RowError::CellCount { .. } => EngineErrorKind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}

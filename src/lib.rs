@@ -1,0 +1,13 @@
+//! rowstream.
+mod clock;
+pub mod engine;
+mod error;
+mod id;
+pub mod protocol;
+mod rows;
+mod stream;
+mod thread;
+pub mod transport;
+
+pub use id::StreamId as QueryStreamId;
+pub use protocol::ServerMessage as StreamingMessage;

@@ -1,0 +1,341 @@
+//! Bytes in: one text message into one [`ClientMessage`] or [`ServerMessage`], or a clear error.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::{Map, Value as Json};
+
+use super::message::{CancelQuery, ClientMessage, ServerMessage, StreamQuery, StreamRef};
+use crate::error::ErrorCode;
+use crate::id::RequestId;
+use crate::rows::{Params, Value};
+
+/// Names of messages that the protocol has and this server does not offer.
+const TYPES_UNSUPPORTED: [&str; 9] = [
+    "ack",
+    "pause_query",
+    "unpause_query",
+    "resume_query",
+    "set_priority",
+    "describe_query",
+    "query_status",
+    "list_queries",
+    "hello",
+];
+
+/// Why bytes are no message. `request_id` is filled in wherever the message has a usable one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DecodeError {
+    pub(crate) code: ErrorCode,
+    pub(crate) message: String,
+    pub(crate) request_id: Option<RequestId>,
+}
+
+impl DecodeError {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            request_id: None,
+        }
+    }
+
+    fn bad(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::BadMessage, message)
+    }
+}
+
+/// Reads one text message. Unknown fields are ignored.
+///
+/// # Errors
+/// `BAD_MESSAGE` for anything that is not a message, `UNSUPPORTED` for known messages and options that this server does
+/// not offer, `PARAMETER_ERROR` for parameters that no engine could take.
+pub(crate) fn decode_client_message(text: &str) -> Result<ClientMessage, DecodeError> {
+    let mut object: Map<String, Json> = match serde_json::from_str(text) {
+        Ok(Json::Object(object)) => object,
+        Ok(_) => return Err(DecodeError::bad("a message is a JSON object")),
+        Err(error) => return Err(DecodeError::bad(format!("not JSON: {error}"))),
+    };
+    let request_id = field::<RequestId>(&mut object, "request_id")?;
+    let decoded = match object.get("type").and_then(Json::as_str) {
+        Some("stream_query") => stream_query(&mut object, request_id.clone()),
+        Some("cancel_query") => cancel_query(&mut object, request_id.clone()),
+        Some("ping") => Ok(ClientMessage::Ping {
+            timestamp: object.remove("timestamp").map(Box::new),
+        }),
+        Some(known) if TYPES_UNSUPPORTED.contains(&known) => Err(DecodeError::new(
+            ErrorCode::Unsupported,
+            format!("this server does not offer {known}"),
+        )),
+        Some(other) => Err(DecodeError::bad(format!("unknown message type {}", quoted(other)))),
+        None => Err(DecodeError::bad("a message has a \"type\", a string")),
+    };
+    decoded.map_err(|mut error| {
+        error.request_id = request_id;
+        error
+    })
+}
+
+fn stream_query(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
+    let query =
+        field::<String>(object, "query")?.ok_or_else(|| DecodeError::bad("stream_query has a \"query\", a string"))?;
+    if let Some(format) = field::<String>(object, "format")?
+        && format != "json"
+    {
+        return Err(DecodeError::new(
+            ErrorCode::Unsupported,
+            format!("format {}: this server offers \"json\"", quoted(&format)),
+        ));
+    }
+    Ok(ClientMessage::StreamQuery(Box::new(StreamQuery {
+        query,
+        request_id,
+        batch_size: positive(object, "batch_size")?,
+        params: params(object.remove("params"))?,
+        engine: field(object, "engine")?,
+        row_format: field(object, "row_format")?.unwrap_or_default(),
+        int64: field(object, "int64")?.unwrap_or_default(),
+        progress_interval_ms: field(object, "progress_interval_ms")?,
+        max_batch_bytes: positive(object, "max_batch_bytes")?,
+        max_rows: positive(object, "max_rows")?,
+        max_bytes: positive(object, "max_bytes")?,
+        timeout_ms: positive(object, "timeout_ms")?,
+    })))
+}
+
+fn cancel_query(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
+    let stream_id = field::<String>(object, "stream_id")?;
+    let target = match (stream_id, request_id) {
+        (Some(text), _) => StreamRef::Stream(text.parse().map_err(|_| text)),
+        (None, Some(request_id)) => StreamRef::Request(request_id),
+        (None, None) => {
+            return Err(DecodeError::bad("cancel_query has a \"stream_id\" or a \"request_id\""));
+        }
+    };
+    Ok(ClientMessage::CancelQuery(CancelQuery { target }))
+}
+
+/// Reads one text message of a server. `Ok(None)` for a type that this version does not know.
+///
+/// # Errors
+/// What serde says of anything that is not a message.
+pub(crate) fn decode_server_message(text: &str) -> serde_json::Result<Option<ServerMessage>> {
+    #[derive(Deserialize)]
+    struct Tag<'a> {
+        #[serde(borrow, rename = "type")]
+        name: Cow<'a, str>,
+    }
+    // Batches are most of the bytes, and our own servers put the tag first: they are read once.
+    let tag = if text.starts_with("{\"type\":\"query_batch\"") {
+        Cow::Borrowed("query_batch")
+    } else {
+        serde_json::from_str::<Tag<'_>>(text)?.name
+    };
+    Ok(Some(match tag.as_ref() {
+        "query_queued" => ServerMessage::QueryQueued(serde_json::from_str(text)?),
+        "query_started" => ServerMessage::QueryStarted(serde_json::from_str(text)?),
+        "query_columns" => ServerMessage::QueryColumns(serde_json::from_str(text)?),
+        "query_batch" => ServerMessage::QueryBatch(serde_json::from_str(text)?),
+        "query_progress" => ServerMessage::QueryProgress(serde_json::from_str(text)?),
+        "query_completed" => ServerMessage::QueryCompleted(serde_json::from_str(text)?),
+        "query_cancelled" => ServerMessage::QueryCancelled(serde_json::from_str(text)?),
+        "error" => ServerMessage::Error(serde_json::from_str(text)?),
+        "pong" => ServerMessage::Pong(serde_json::from_str(text)?),
+        _ => return Ok(None),
+    }))
+}
+
+/// Takes a field out of the message; null counts as absent.
+fn field<T: for<'de> Deserialize<'de>>(
+    object: &mut Map<String, Json>,
+    name: &'static str,
+) -> Result<Option<T>, DecodeError> {
+    match object.remove(name) {
+        None | Some(Json::Null) => Ok(None),
+        Some(value) => T::deserialize(value)
+            .map(Some)
+            .map_err(|error| DecodeError::bad(format!("{name}: {error}"))),
+    }
+}
+
+fn positive<T: for<'de> Deserialize<'de> + Default + PartialEq>(
+    object: &mut Map<String, Json>,
+    name: &'static str,
+) -> Result<Option<T>, DecodeError> {
+    match field::<T>(object, name)? {
+        Some(value) if value == T::default() => Err(DecodeError::bad(format!("{name}: must be at least 1"))),
+        value => Ok(value),
+    }
+}
+
+fn params(json: Option<Json>) -> Result<Params, DecodeError> {
+    match json {
+        None | Some(Json::Null) => Ok(Params::None),
+        Some(Json::Array(values)) => values
+            .into_iter()
+            .enumerate()
+            .map(|(idx, value)| param(&idx.to_string(), value))
+            .collect::<Result<_, _>>()
+            .map(Params::Positional),
+        Some(Json::Object(values)) => values
+            .into_iter()
+            .map(|(name, value)| param(&quoted(&name), value).map(|value| (name, value)))
+            .collect::<Result<_, _>>()
+            .map(Params::Named),
+        Some(_) => Err(DecodeError::bad("params: an array, or an object for named parameters")),
+    }
+}
+
+fn param(which: &str, json: Json) -> Result<Value, DecodeError> {
+    match json {
+        Json::Null => Ok(Value::Null),
+        Json::Bool(value) => Ok(Value::Boolean(value)),
+        Json::String(value) => Ok(Value::Text(value)),
+        Json::Number(number) => match (number.as_i64(), number.is_u64(), number.as_f64()) {
+            (Some(integer), _, _) => Ok(Value::Integer(integer)),
+            (None, false, Some(real)) => Ok(Value::Real(real)),
+            _ => Err(DecodeError::new(
+                ErrorCode::ParameterError,
+                format!("parameter {which}: {number} does not fit 64 bits"),
+            )),
+        },
+        Json::Array(_) | Json::Object(_) => Err(DecodeError::new(
+            ErrorCode::ParameterError,
+            format!("parameter {which}: must be null, a boolean, a number or a string"),
+        )),
+    }
+}
+
+/// A peer's text in quotes, shortened, with control characters escaped.
+fn quoted(text: &str) -> String {
+    const CHARS_MAX: usize = 64;
+    let shown: String = text.chars().take(CHARS_MAX).collect();
+    let ellipsis = if shown.len() < text.len() { "…" } else { "" };
+    format!("{shown:?}{ellipsis}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
+
+    use super::*;
+    use crate::rows::{Int64Encoding, RowFormat};
+
+    #[track_caller]
+    fn query(text: &str) -> StreamQuery {
+        match decode_client_message(text) {
+            Ok(ClientMessage::StreamQuery(query)) => *query,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn check_refused(text: &str, code: ErrorCode, says: &str) {
+        let error = decode_client_message(text).unwrap_err();
+        assert_eq!(error.code, code, "{text}: {error:?}");
+        assert!(error.message.contains(says), "{text}: {error:?}");
+    }
+
+    #[test]
+    fn the_plain_query_is_enough() {
+        let plain = query(r#"{"type":"stream_query","query":"SELECT 1","batch_size":100}"#);
+        assert_eq!(plain.query, "SELECT 1");
+        assert_eq!(plain.batch_size, Some(100));
+        assert_eq!(plain.params, Params::None);
+    }
+
+    #[test]
+    fn every_field_is_read_and_unknown_ones_are_not() {
+        let full = query(
+            r#"{"type":"stream_query","query":"q","request_id":"r","params":[1,-2.5,"x",null,true],"engine":"e",
+                "row_format":"array","int64":"safe","progress_interval_ms":0,"max_batch_bytes":1,"max_rows":2,
+                "max_bytes":3,"timeout_ms":4,"format":"json","batch_size":null,"colour":"blue","window":{"batches":1}}"#,
+        );
+        let expected = StreamQuery {
+            query: "q".into(),
+            batch_size: None,
+            request_id: Some("r".into()),
+            params: Params::Positional(vec![1_i64.into(), (-2.5).into(), "x".into(), Value::Null, true.into()]),
+            engine: Some("e".into()),
+            row_format: RowFormat::Array,
+            int64: Int64Encoding::Safe,
+            progress_interval_ms: Some(0),
+            max_batch_bytes: Some(1),
+            max_rows: Some(2),
+            max_bytes: Some(3),
+            timeout_ms: Some(4),
+        };
+        assert_eq!(full, expected);
+        let named = query(r#"{"type":"stream_query","query":"q","params":{"a":1}}"#);
+        assert_eq!(named.params, Params::Named(vec![("a".into(), 1_i64.into())]));
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        use ErrorCode::{BadMessage, ParameterError, Unsupported};
+        check_refused("", BadMessage, "not JSON");
+        check_refused("[]", BadMessage, "object");
+        check_refused("{}", BadMessage, "type");
+        check_refused(r#"{"type":7}"#, BadMessage, "type");
+        check_refused(r#"{"type":"no\u0007pe"}"#, BadMessage, "\\u{7}");
+        check_refused(r#"{"type":"stream_query"}"#, BadMessage, "query");
+        check_refused(r#"{"type":"stream_query","query":1}"#, BadMessage, "query");
+        check_refused(
+            r#"{"type":"stream_query","query":"","batch_size":0}"#,
+            BadMessage,
+            "batch_size",
+        );
+        check_refused(
+            r#"{"type":"stream_query","query":"","batch_size":-1}"#,
+            BadMessage,
+            "batch_size",
+        );
+        check_refused(
+            r#"{"type":"stream_query","query":"","batch_size":4294967296}"#,
+            BadMessage,
+            "batch_size",
+        );
+        check_refused(r#"{"type":"stream_query","query":"","int64":"x"}"#, BadMessage, "int64");
+        check_refused(r#"{"type":"stream_query","query":"","params":1}"#, BadMessage, "params");
+        check_refused(
+            r#"{"type":"stream_query","query":"","params":[[]]}"#,
+            ParameterError,
+            "parameter 0",
+        );
+        check_refused(
+            r#"{"type":"stream_query","query":"","params":[9223372036854775808]}"#,
+            ParameterError,
+            "64 bits",
+        );
+        check_refused(
+            r#"{"type":"stream_query","query":"","format":"arrow"}"#,
+            Unsupported,
+            "arrow",
+        );
+        check_refused(r#"{"type":"cancel_query"}"#, BadMessage, "stream_id");
+        check_refused(r#"{"type":"ack"}"#, Unsupported, "ack");
+        check_refused(r#"{"type":"ping","request_id":{}}"#, BadMessage, "request_id");
+        check_refused(&"[".repeat(100_000), BadMessage, "recursion");
+    }
+
+    #[test]
+    fn errors_name_the_request_they_answer() {
+        let error = decode_client_message(r#"{"type":"stream_query","request_id":5}"#).unwrap_err();
+        assert_eq!(error.request_id, Some(RequestId::from(5)));
+    }
+
+    #[test]
+    fn cancels_name_a_stream_or_a_request() {
+        let id = crate::id::StreamId::random();
+        let by_id = decode_client_message(&format!(r#"{{"type":"cancel_query","stream_id":"{id}"}}"#)).unwrap();
+        let expected = CancelQuery {
+            target: StreamRef::Stream(Ok(id)),
+        };
+        assert_eq!(by_id, ClientMessage::CancelQuery(expected));
+        let by_request = decode_client_message(r#"{"type":"cancel_query","request_id":1}"#).unwrap();
+        let expected = CancelQuery {
+            target: StreamRef::Request(1.into()),
+        };
+        assert_eq!(by_request, ClientMessage::CancelQuery(expected));
+    }
+}

@@ -1,0 +1,65 @@
+//! Bytes in and out: what a connection runs over, and WebSocket framing on top of it.
+//!
+//! The only files that name tungstenite. Must not know what a message means.
+
+pub(crate) mod memory;
+pub(crate) mod tcp;
+pub(crate) mod websocket;
+
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use memory::{MemoryTransport, memory_pair};
+
+/// A two-way stream of bytes that a connection can run over: one thread reads while another writes.
+///
+/// TCP sockets are one; [`memory_pair`] makes two ends that meet in memory.
+pub trait Transport: Send + 'static {
+    /// The two directions and the means to end both.
+    ///
+    /// # Errors
+    /// Whatever the system says; the transport is closed then.
+    fn split(self: Box<Self>) -> io::Result<Halves>;
+
+    /// Who is at the other end, for logs.
+    fn peer(&self) -> String;
+}
+
+/// A transport taken apart.
+#[expect(missing_debug_implementations, reason = "three trait objects, nothing to show")]
+#[non_exhaustive]
+pub struct Halves {
+    /// Bytes from the peer.
+    pub read: Box<dyn ReadHalf>,
+    /// Bytes to the peer.
+    pub write: Box<dyn io::Write + Send>,
+    /// Ends both directions from any thread.
+    pub control: Arc<dyn TransportControl>,
+}
+
+impl Halves {
+    /// Puts the three together.
+    #[must_use]
+    pub fn new(read: Box<dyn ReadHalf>, write: Box<dyn io::Write + Send>, control: Arc<dyn TransportControl>) -> Self {
+        Self { read, write, control }
+    }
+}
+
+/// The reading direction.
+pub trait ReadHalf: io::Read + Send {
+    /// How long one `read` may block before it fails with `WouldBlock` or `TimedOut`; `None` for ever. Takes effect with the
+    /// next `read`.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+}
+
+/// What any thread may do to a transport, at any time, without blocking.
+pub trait TransportControl: Send + Sync {
+    /// Ends one direction or both. A blocked `read` then returns 0, a blocked `write` fails with `BrokenPipe`. Errors are
+    /// not reported: a transport that cannot be shut down is already gone.
+    fn shutdown(&self, how: Shutdown);
+}
