@@ -120,6 +120,51 @@ impl fmt::Display for ErrorCode {
     }
 }
 
+/// Who or what cancelled a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum CancelReason {
+    /// The client asked.
+    Client = 1,
+    /// The time allowed has passed.
+    Timeout,
+    /// The connection is gone.
+    Disconnect,
+    /// The operator, or the application that embeds the server.
+    Admin,
+    /// The server is going away.
+    Shutdown,
+}
+
+impl CancelReason {
+    const ALL: [Self; 5] = [
+        Self::Client,
+        Self::Timeout,
+        Self::Disconnect,
+        Self::Admin,
+        Self::Shutdown,
+    ];
+
+    /// The reason with this number; `None` for 0 and for numbers that are none.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
+    }
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Timeout => "timeout",
+            Self::Disconnect => "disconnect",
+            Self::Admin => "admin",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here

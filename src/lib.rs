@@ -3,14 +3,20 @@
 #[doc(hidden)] // the program; not a library to build on
 pub mod cli;
 mod clock;
+mod connection;
 pub mod engine;
 mod error;
 mod id;
 pub mod protocol;
 mod rows;
+mod scheduler;
+mod server;
 mod stream;
 mod thread;
 pub mod transport;
 
 pub use id::StreamId as QueryStreamId;
 pub use protocol::ServerMessage as StreamingMessage;
+
+pub use server::{Server, ServerHandle};
+pub use stream::StreamingConfig;

@@ -5,47 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
-/// Who or what cancelled a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-#[repr(u8)]
-pub enum CancelReason {
-    /// The client asked.
-    Client = 1,
-    /// The time allowed has passed.
-    Timeout,
-    /// The connection is gone.
-    Disconnect,
-    /// The operator, or the application that embeds the server.
-    Admin,
-    /// The server is going away.
-    Shutdown,
-}
-
-impl CancelReason {
-    const ALL: [Self; 5] = [
-        Self::Client,
-        Self::Timeout,
-        Self::Disconnect,
-        Self::Admin,
-        Self::Shutdown,
-    ];
-
-    /// The name on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Timeout => "timeout",
-            Self::Disconnect => "disconnect",
-            Self::Admin => "admin",
-            Self::Shutdown => "shutdown",
-        }
-    }
-}
+use crate::error::CancelReason;
 
 /// Something that ends an engine's wait: an interrupt, a cancel request, a channel's wake-up.
 type Hook = Box<dyn FnMut() + Send>;
@@ -102,7 +63,7 @@ impl CancelToken {
     #[must_use]
     pub fn reason(&self) -> Option<CancelReason> {
         let code = self.0.reason.load(Ordering::Acquire);
-        CancelReason::ALL.into_iter().find(|reason| *reason as u8 == code)
+        CancelReason::from_number(code)
     }
 
     /// Installs `hook`, replacing an earlier one, before the engine blocks. Runs it at once if the token is already set.

@@ -20,8 +20,9 @@ pub mod sqlite;
 use std::fmt;
 use std::time::Duration;
 
-pub use cancel::{CancelReason, CancelToken};
+pub use cancel::CancelToken;
 
+pub use crate::error::CancelReason;
 use crate::error::ErrorCode;
 use crate::rows::{Params, RowError, RowWriter, Schema};
 

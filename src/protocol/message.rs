@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::error::ErrorCode;
+use crate::error::{CancelReason, ErrorCode};
 use crate::id::{RequestId, StreamId};
 use crate::rows::{Int64Encoding, Params, RowFormat, Schema};
 
@@ -318,8 +318,8 @@ pub struct CancelledMessage {
     /// The client's own name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<RequestId>,
-    /// `client`, `timeout`, `disconnect`, `admin` or `shutdown`.
-    pub reason: String,
+    /// Who or what stopped it.
+    pub reason: CancelReason,
     /// Rows sent before.
     pub rows_sent: u64,
     /// The last batch sent before; `None` where there was none.

@@ -3,7 +3,9 @@
 //! Must not know engines or the envelopes of the wire.
 
 mod json;
+mod number;
 mod schema;
+mod text;
 
 use serde::{Deserialize, Serialize};
 

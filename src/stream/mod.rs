@@ -2,7 +2,17 @@
 //!
 //! Pure but for the registry. Must not know clocks, sockets, engines or JSON.
 
+mod progress;
+mod registry;
+mod state;
+
 use std::time::Duration;
+
+pub(crate) use progress::{ProgressMeter, Sample};
+pub(crate) use registry::Registry;
+pub use registry::RegistryStatistics;
+pub use state::QueryStreamStatus;
+pub(crate) use state::Turn;
 
 /// How results are cut into batches and how long queries may take; the server's defaults for what a client leaves open.
 #[derive(Debug, Clone, PartialEq, Eq)]

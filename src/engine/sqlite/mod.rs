@@ -1,26 +1,120 @@
 //! SQLite, bundled: the engine that comes with the crate.
+//!
+//! Each running query has a connection of its own, from a pool, opened for reading only. Rows go from SQLite's cells straight
+//! into the batch. Must not know streams or the protocol.
+//!
+//! What keeps a database as it is: the connection is read-only, an authorizer lets statements do nothing but select, and a
+//! prepared statement that would write, or that has no columns, is refused. None of the three is enough alone.
 
-use std::path::Path;
+mod cursor;
+mod error;
+mod estimate;
+mod ffi;
+mod pool;
+#[cfg(test)]
+mod tests;
 
-use super::{CancelToken, Cursor, Engine, EngineError, QuerySpec};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cursor::SqliteCursor;
+use pool::{Pool, Settings};
+
+use super::{CancelToken, Cursor, Engine, EngineError, Estimate, QuerySpec};
 
 /// One SQLite database file, opened for reading only.
+///
+/// # Blocking
+/// [`open`](Engine::open) blocks for preparing the statement, and on a locked database for the lock timeout;
+/// [`fill`](Cursor::fill) for as long as SQLite computes. The [`CancelToken`] ends each of these waits, except that SQLite
+/// cannot be stopped inside one function call on one huge value; the bound on a cell's size bounds that.
+///
+/// A cursor that rests holds a read transaction: while a client is slow, a writer's write-ahead log cannot be shortened.
 #[derive(Debug)]
-pub struct SqliteEngine {}
+pub struct SqliteEngine {
+    pool: Arc<Pool>,
+}
+
+/// Settings of a [`SqliteEngine`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct SqliteEngineBuilder {
+    settings: Settings,
+}
 
 impl SqliteEngine {
-    /// Opens `path` and makes sure that it is a database.
+    /// Opens `path` with the default settings and makes sure that it is a database.
     ///
     /// # Errors
-    /// [`EngineErrorKind::Unavailable`](super::EngineErrorKind::Unavailable) where it cannot be opened.
+    /// [`EngineErrorKind::Unavailable`](super::EngineErrorKind::Unavailable) where it cannot be opened or is no database.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, EngineError> {
-        let _ = path;
-        unimplemented!()
+        Self::builder(path).open()
+    }
+
+    /// Starts describing an engine for the database at `path`.
+    pub fn builder(path: impl AsRef<Path>) -> SqliteEngineBuilder {
+        SqliteEngineBuilder {
+            settings: Settings {
+                path: PathBuf::from(path.as_ref()),
+                cache_kib: 64,
+                lock_timeout: Duration::from_secs(2),
+                idle_max: 16,
+                cell_bytes_max: 16 * 1024 * 1024,
+            },
+        }
+    }
+}
+
+impl SqliteEngineBuilder {
+    /// SQLite's page cache per connection, in KiB. Defaults to 64: a scan needs no more, the system's own cache has the file,
+    /// and a thousand streams have a thousand of them. Joins that jump about in a large index like more.
+    pub fn cache_kib(mut self, cache_kib: u32) -> Self {
+        self.settings.cache_kib = cache_kib;
+        self
+    }
+
+    /// How long a query waits in all for a lock that a writer holds, before it fails with `ENGINE_BUSY`. Defaults to 2 s.
+    pub fn lock_timeout(mut self, lock_timeout: Duration) -> Self {
+        self.settings.lock_timeout = lock_timeout;
+        self
+    }
+
+    /// Connections kept open while no query uses them. Defaults to 16; more are opened when needed and closed afterwards.
+    pub fn idle_max(mut self, idle_max: usize) -> Self {
+        self.settings.idle_max = idle_max;
+        self
+    }
+
+    /// Largest text or blob, in bytes, that a query may make or read (`SQLITE_LIMIT_LENGTH`). Defaults to 16 MiB.
+    pub fn cell_bytes_max(mut self, bytes_max: u32) -> Self {
+        self.settings.cell_bytes_max = bytes_max;
+        self
+    }
+
+    /// Opens the database.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Unavailable`](super::EngineErrorKind::Unavailable) where it cannot be opened or is no database.
+    pub fn open(self) -> Result<SqliteEngine, EngineError> {
+        let pool = Arc::new(Pool::new(self.settings));
+        let (database, loan) = pool.take(&CancelToken::new(), None)?;
+        // A file that is no database shows only when it is read.
+        cursor::probe(database, loan)?;
+        Ok(SqliteEngine { pool })
     }
 }
 
 impl Engine for SqliteEngine {
-    fn open(&self, _query: &QuerySpec, _cancel: &CancelToken) -> Result<Box<dyn Cursor>, EngineError> {
-        unimplemented!()
+    fn open(&self, query: &QuerySpec, cancel: &CancelToken) -> Result<Box<dyn Cursor>, EngineError> {
+        let (database, loan) = self.pool.take(cancel, None)?;
+        Ok(Box::new(SqliteCursor::open(database, loan, query, cancel)?))
+    }
+
+    /// Counts the rows on a second connection if that can be done within `budget`; for a query that streams out of one table,
+    /// otherwise tells the size of that table, which the scan's own counter is measured against. The count is of this moment,
+    /// not of the running query's snapshot.
+    fn estimate(&self, query: &QuerySpec, budget: Duration, cancel: &CancelToken) -> Estimate {
+        estimate::estimate(&self.pool, query, budget, cancel).unwrap_or_default()
     }
 }

@@ -1,0 +1,107 @@
+//! One client's connection: a reader thread that acts on messages, a writer thread that owns the wire, and the outbox between
+//! them.
+//!
+//! Must not know SQL or engines.
+
+pub(crate) mod http;
+mod outbox;
+mod reader;
+mod session;
+mod writer;
+
+use std::fmt;
+use std::io;
+use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use outbox::Outbox;
+pub(crate) use session::SessionLimits;
+
+use crate::id::ConnectionId;
+use crate::protocol::CloseCode;
+use crate::scheduler::Scheduler;
+use crate::transport::{Halves, Transport, TransportControl};
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub(crate) struct ConnectionContext {
+    pub(crate) scheduler: Arc<Scheduler>,
+    pub(crate) session_limits: SessionLimits,
+    /// Largest message taken from a client.
+    pub(crate) message_bytes_max: usize,
+}
+
+/// A connection that is ready to be served.
+#[expect(missing_debug_implementations, reason = "three trait objects, nothing to show")]
+pub(crate) struct Connection {
+    halves: Halves,
+    handle: Arc<ConnectionHandle>,
+}
+
+/// What a server may do to a connection from outside.
+pub(crate) struct ConnectionHandle {
+    pub(crate) id: ConnectionId,
+    outbox: Arc<Outbox>,
+    control: Arc<dyn TransportControl>,
+    is_upgraded: AtomicBool,
+}
+
+impl fmt::Debug for ConnectionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ConnectionHandle").field(&self.id).finish()
+    }
+}
+
+impl Connection {
+    /// Takes the transport apart.
+    ///
+    /// # Errors
+    /// Whatever the transport says; it is closed then.
+    pub(crate) fn new(id: ConnectionId, transport: Box<dyn Transport>) -> io::Result<Self> {
+        let halves = transport.split()?;
+        let handle = Arc::new(ConnectionHandle {
+            id,
+            outbox: Arc::new(Outbox::new()),
+            control: Arc::clone(&halves.control),
+            is_upgraded: AtomicBool::new(false),
+        });
+        Ok(Self { halves, handle })
+    }
+
+    pub(crate) fn handle(&self) -> Arc<ConnectionHandle> {
+        Arc::clone(&self.handle)
+    }
+
+    /// Serves the connection on this thread until it is over, whoever ends it. Panics end the connection and nothing else.
+    pub(crate) fn serve(self, context: &ConnectionContext) {
+        let Self { halves, handle } = self;
+        if catch_unwind(AssertUnwindSafe(|| reader::serve(halves, &handle, context))).is_err() {
+            log::error!("connection {}: the reader panicked", handle.id);
+            handle.outbox.reader_gone();
+            handle.abort();
+        }
+    }
+}
+
+impl ConnectionHandle {
+    fn upgraded(&self) {
+        self.is_upgraded.store(true, Ordering::Release);
+    }
+
+    /// Has the connection closed with 1001 once its streams have their terminators; one that is not a WebSocket yet is dropped.
+    pub(crate) fn close_gracefully(&self) {
+        if self.is_upgraded.load(Ordering::Acquire) {
+            let code = Some(CloseCode::GoingAway.number());
+            self.outbox.close(code, "the server is going away", true);
+        } else {
+            self.abort();
+        }
+    }
+
+    /// Ends the connection now, without a word.
+    pub(crate) fn abort(&self) {
+        self.control.shutdown(Shutdown::Both);
+    }
+}

@@ -1,0 +1,214 @@
+//! One running query: a prepared statement with its parameters bound, and the connection it has on loan.
+
+use super::error::{while_filling, while_preparing, while_running};
+use super::ffi::{Database, Prepared, Statement};
+use super::pool::Loan;
+use crate::engine::{CancelToken, Cursor, CursorProgress, EngineError, EngineErrorKind, QuerySpec, Step};
+use crate::rows::{Column, ColumnType, Params, RowWriter, Schema, Value};
+
+/// A query being read.
+pub(super) struct SqliteCursor {
+    // There until the drop, which takes both.
+    open: Option<(Statement, Loan)>,
+    schema: Schema,
+    cancel: CancelToken,
+}
+
+impl SqliteCursor {
+    pub(super) fn open(
+        database: Database,
+        loan: Loan,
+        query: &QuerySpec,
+        cancel: &CancelToken,
+    ) -> Result<Self, EngineError> {
+        let mut statement = match prepare(database, &query.sql, cancel) {
+            Ok(statement) => statement,
+            Err((database, error)) => {
+                loan.give_back(database);
+                return Err(error);
+            }
+        };
+        let bound = check(&statement).and_then(|()| bind(&mut statement, &query.params, cancel));
+        if let Err(error) = bound {
+            loan.give_back(statement.into_database());
+            return Err(error);
+        }
+        Ok(Self {
+            schema: schema_of(&statement),
+            open: Some((statement, loan)),
+            cancel: cancel.clone(),
+        })
+    }
+}
+
+impl Cursor for SqliteCursor {
+    fn columns(&self) -> Option<&Schema> {
+        Some(&self.schema)
+    }
+
+    fn fill(&mut self, out: &mut RowWriter) -> Result<Step, EngineError> {
+        let Some((statement, _)) = self.open.as_mut() else {
+            return Ok(Step::Done);
+        };
+        // The progress handler looks only every so many operations, of which a small query has none.
+        if self.cancel.is_cancelled() {
+            return Err(EngineError::cancelled());
+        }
+        match statement.fill(out) {
+            Ok(true) => Ok(Step::Done),
+            Ok(false) => Ok(Step::More),
+            Err(error) => Err(while_filling(error, &self.cancel)),
+        }
+    }
+
+    fn progress(&self) -> CursorProgress {
+        self.open
+            .as_ref()
+            .map_or_else(CursorProgress::default, |(statement, _)| {
+                CursorProgress::work(statement.n_scanned())
+            })
+    }
+}
+
+impl Drop for SqliteCursor {
+    fn drop(&mut self) {
+        if let Some((statement, loan)) = self.open.take() {
+            loan.give_back(statement.into_database());
+        }
+    }
+}
+
+/// Prepares `sql`, which has to be exactly one statement.
+pub(super) fn prepare(
+    database: Database,
+    sql: &str,
+    cancel: &CancelToken,
+) -> Result<Statement, (Database, EngineError)> {
+    let syntax = |text: &str| EngineError::new(EngineErrorKind::Syntax, text);
+    // SQLite would stop reading there.
+    if let Some(at) = sql.find('\0') {
+        let mut error = syntax("the query contains a NUL character");
+        error.position = u32::try_from(at).ok();
+        return Err((database, error));
+    }
+    match Statement::prepare(database, sql) {
+        Prepared::One(statement) => Ok(statement),
+        Prepared::None(database) => Err((database, syntax("there is no statement in the query"))),
+        Prepared::Several(database) => Err((database, syntax("a query is exactly one statement"))),
+        Prepared::Failed(database, failure) => Err((database, while_preparing(failure, cancel))),
+    }
+}
+
+/// The last of the three gates; the authorizer has refused most already.
+fn check(statement: &Statement) -> Result<(), EngineError> {
+    if statement.is_read_only() && statement.n_columns() > 0 {
+        return Ok(());
+    }
+    let mut error = EngineError::new(EngineErrorKind::ReadOnly, "the statement does something else than read");
+    error.hint = Some("only statements that read are allowed".to_owned());
+    Err(error)
+}
+
+/// Binds every parameter of the statement, and refuses those it does not have.
+pub(super) fn bind(statement: &mut Statement, params: &Params, cancel: &CancelToken) -> Result<(), EngineError> {
+    let refused = |text: String| Err(EngineError::new(EngineErrorKind::Parameter, text));
+    let n_wanted = statement.n_parameters();
+    let values: Vec<&Value> = match params {
+        Params::None if n_wanted == 0 => return Ok(()),
+        Params::None => return refused(format!("the query has {n_wanted} parameters, none was given")),
+        Params::Positional(values) if values.len() == n_wanted => values.iter().collect(),
+        Params::Positional(values) => {
+            return refused(format!(
+                "the query has {n_wanted} parameters, {} were given",
+                values.len()
+            ));
+        }
+        Params::Named(values) => {
+            let wanted: Vec<Option<String>> = (1..=n_wanted).map(|n| statement.parameter_name(n)).collect();
+            let bare = |name: &Option<String>| {
+                name.as_ref()
+                    .and_then(|name| name.get(1..))
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            if let Some((name, _)) = values
+                .iter()
+                .find(|(name, _)| !wanted.iter().any(|wanted| bare(wanted) == *name))
+            {
+                return refused(format!("the query has no parameter called {name:?}"));
+            }
+            let mut found = Vec::with_capacity(n_wanted);
+            for wanted in &wanted {
+                let name = bare(wanted);
+                match values.iter().find(|(given, _)| wanted.is_some() && *given == name) {
+                    Some((_, value)) => found.push(value),
+                    None if wanted.is_some() => return refused(format!("no value was given for parameter {name:?}")),
+                    None => return refused("the query has parameters without a name".to_owned()),
+                }
+            }
+            found
+        }
+    };
+    for (idx, value) in values.into_iter().enumerate() {
+        statement
+            .bind(idx + 1, value)
+            .map_err(|failure| while_running(failure, cancel))?;
+    }
+    Ok(())
+}
+
+fn schema_of(statement: &Statement) -> Schema {
+    let columns = (0..statement.n_columns()).map(|column| {
+        let name = statement.column_name(column);
+        match statement.column_decltype(column) {
+            Some(decltype) => Column::new(name, type_of(&decltype)).with_db_type(decltype),
+            None => Column::new(name, ColumnType::Any),
+        }
+    });
+    Schema::new(columns.collect())
+}
+
+/// What a declared type says. SQLite goes by fragments of the name (sqlite.org/datatype3.html section 3.1); the names it has
+/// no storage class for come first. A column declared DECIMAL holds doubles or integers, so it is called that.
+fn type_of(decltype: &str) -> ColumnType {
+    const FRAGMENTS: [(&str, ColumnType); 17] = [
+        ("BOOL", ColumnType::Boolean),
+        ("TIMESTAMP", ColumnType::Timestamp),
+        ("DATETIME", ColumnType::Timestamp),
+        ("DATE", ColumnType::Date),
+        ("TIME", ColumnType::Time),
+        ("JSON", ColumnType::Json),
+        ("UUID", ColumnType::Uuid),
+        ("INT", ColumnType::Int64),
+        ("CHAR", ColumnType::Text),
+        ("CLOB", ColumnType::Text),
+        ("TEXT", ColumnType::Text),
+        ("BLOB", ColumnType::Blob),
+        ("REAL", ColumnType::Float64),
+        ("FLOA", ColumnType::Float64),
+        ("DOUB", ColumnType::Float64),
+        ("DEC", ColumnType::Float64),
+        ("NUM", ColumnType::Float64),
+    ];
+    let upper = decltype.to_ascii_uppercase();
+    FRAGMENTS
+        .iter()
+        .find(|(fragment, _)| upper.contains(fragment))
+        .map_or(ColumnType::Any, |(_, ty)| *ty)
+}
+
+/// Reads something of the database, which shows whether it is one.
+pub(super) fn probe(database: Database, loan: Loan) -> Result<(), EngineError> {
+    let cancel = CancelToken::new();
+    match prepare(database, "SELECT count(*) FROM sqlite_schema", &cancel) {
+        Ok(mut statement) => {
+            let stepped = statement.step();
+            loan.give_back(statement.into_database());
+            stepped.map(drop).map_err(|failure| while_running(failure, &cancel))
+        }
+        Err((database, error)) => {
+            drop(database);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,568 @@
+//! The C interface: a statement that owns its connection, and the handlers that SQLite calls while it works.
+//!
+//! The only file of this engine with `unsafe`. Everything it offers is safe. Must not know pools, plans or error kinds.
+#![allow(unsafe_code)] // this is the one place for it; each block says why it holds
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::{self, NonNull};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use rusqlite::{Connection, ffi};
+
+use crate::clock;
+use crate::engine::CancelToken;
+use crate::rows::{RowError, RowWriter, Value};
+
+/// SQLite's virtual machine calls the progress handler after so many operations: some tens of microseconds.
+const OPERATIONS_PER_PULSE: c_int = 1_000;
+
+/// Lookaside memory per connection: slots of this many bytes, and how many. The default of 1200 × 40 would be most of what a
+/// stream costs; this serves the same small requests while a statement is prepared.
+const LOOKASIDE_SLOT_BYTES: c_int = 128;
+const LOOKASIDE_SLOTS: c_int = 64;
+
+/// How long the n-th wait for a lock takes: short at first, for writers mostly are.
+const LOCK_WAITS_MS: [u64; 8] = [1, 2, 5, 10, 15, 20, 25, 50];
+
+/// What SQLite says of a failed call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// The extended result code.
+    pub(super) code: c_int,
+    pub(super) message: String,
+    /// Byte offset into the statement's text.
+    pub(super) offset: Option<u32>,
+}
+
+/// Why rows stopped coming.
+#[derive(Debug)]
+pub(super) enum FillError {
+    Sql(Failure),
+    Row(RowError),
+}
+
+/// What the handlers look at while SQLite works. Read and written only by the thread that is inside a call on this connection,
+/// through the pointer alone, so that no reference to it ever overlaps another.
+struct Pulse {
+    /// Stops the statement when set.
+    cancel: Option<CancelToken>,
+    /// Stops the statement when passed.
+    deadline: Option<Instant>,
+    /// Told the time while a fill is under way; null otherwise.
+    writer: *mut RowWriter,
+    /// Woken by the token while waiting for a lock.
+    cancelled: Option<Receiver<()>>,
+    lock_timeout: Duration,
+    /// Waited for a lock so far, in this statement.
+    lock_waited: Duration,
+}
+
+/// An open connection and what its handlers look at. Dropping it closes the connection.
+pub(super) struct Database {
+    // Before `pulse` is freed: SQLite holds a pointer to it.
+    connection: Option<Connection>,
+    pulse: NonNull<Pulse>,
+}
+
+// SAFETY: `Connection` is `Send`. `pulse` is owned by this value alone (a box that SQLite's handlers of this very connection
+// also point to), and handlers run only inside calls that the owner makes. Its contents are `Send` but for `writer`, which is
+// null whenever no call is under way, so never when the value changes threads.
+unsafe impl Send for Database {}
+
+impl Database {
+    /// Takes over a connection and installs the handlers.
+    pub(super) fn new(connection: Connection, lock_timeout: Duration) -> Self {
+        let pulse = NonNull::from(Box::leak(Box::new(Pulse {
+            cancel: None,
+            deadline: None,
+            writer: ptr::null_mut(),
+            cancelled: None,
+            lock_timeout,
+            lock_waited: Duration::ZERO,
+        })));
+        // SAFETY: the handle is open and used by this thread alone; both handlers get a pointer that lives until after the
+        // connection is closed (see `drop`). The lookaside call passes the three arguments that its verb documents, and a null
+        // buffer has SQLite allocate its own; it fails harmlessly where memory is in use already.
+        unsafe {
+            let db = connection.handle();
+            let context = pulse.as_ptr().cast::<c_void>();
+            ffi::sqlite3_progress_handler(db, OPERATIONS_PER_PULSE, Some(on_pulse), context);
+            ffi::sqlite3_busy_handler(db, Some(on_busy), context);
+            ffi::sqlite3_db_config(
+                db,
+                ffi::SQLITE_DBCONFIG_LOOKASIDE,
+                ptr::null_mut::<c_void>(),
+                LOOKASIDE_SLOT_BYTES,
+                LOOKASIDE_SLOTS,
+            );
+        }
+        Self {
+            connection: Some(connection),
+            pulse,
+        }
+    }
+
+    /// The connection, for settings that rusqlite has safe functions for.
+    pub(super) fn connection(&mut self) -> &mut Connection {
+        self.connection
+            .as_mut()
+            .expect("the connection is there until the drop")
+    }
+
+    /// What stops the statements that follow.
+    pub(super) fn watch(&mut self, cancel: CancelToken, deadline: Option<Instant>) {
+        self.unwatch();
+        // SAFETY: no call on this connection is under way, since we have it by unique reference.
+        let pulse = unsafe { self.pulse.as_mut() };
+        pulse.cancel = Some(cancel);
+        pulse.deadline = deadline;
+        pulse.lock_waited = Duration::ZERO;
+    }
+
+    /// Nothing stops what follows: the connection goes back to its pool.
+    pub(super) fn unwatch(&mut self) {
+        // SAFETY: as in `watch`.
+        let pulse = unsafe { self.pulse.as_mut() };
+        pulse.deadline = None;
+        let cancel = pulse.cancel.take();
+        if pulse.cancelled.take().is_some()
+            && let Some(cancel) = cancel
+        {
+            cancel.disarm();
+        }
+    }
+
+    fn handle(&self) -> *mut ffi::sqlite3 {
+        let connection = self
+            .connection
+            .as_ref()
+            .expect("the connection is there until the drop");
+        // SAFETY: the handle is used while `self` is borrowed, so while the connection is open.
+        unsafe { connection.handle() }
+    }
+
+    /// The failure of the call just made.
+    fn failure(&self) -> Failure {
+        let db = self.handle();
+        // SAFETY: the handle is open, and the message is copied before any other call on it.
+        let (code, message, offset) = unsafe {
+            let message = ffi::sqlite3_errmsg(db);
+            let message = if message.is_null() {
+                String::new()
+            } else {
+                CStr::from_ptr(message).to_string_lossy().into_owned()
+            };
+            (
+                ffi::sqlite3_extended_errcode(db),
+                message,
+                ffi::sqlite3_error_offset(db),
+            )
+        };
+        Failure {
+            code,
+            message,
+            offset: u32::try_from(offset).ok(),
+        }
+    }
+
+    /// Prepares the first statement of `sql`; returns it with how many bytes of `sql` it took. `None` where there is only
+    /// white space and comments.
+    fn prepare_first(&self, sql: &str) -> Result<(Option<NonNull<ffi::sqlite3_stmt>>, usize), Failure> {
+        let mut statement = ptr::null_mut();
+        let mut tail: *const c_char = ptr::null();
+        let Ok(len) = c_int::try_from(sql.len()) else {
+            return Err(Failure {
+                code: ffi::SQLITE_TOOBIG,
+                message: "the query is too long".to_owned(),
+                offset: None,
+            });
+        };
+        // SAFETY: the text is `len` readable bytes; both out-pointers are valid for the call.
+        let code = unsafe {
+            ffi::sqlite3_prepare_v3(
+                self.handle(),
+                sql.as_ptr().cast(),
+                len,
+                0,
+                &raw mut statement,
+                &raw mut tail,
+            )
+        };
+        if code != ffi::SQLITE_OK {
+            return Err(self.failure());
+        }
+        let used = if tail.is_null() {
+            sql.len()
+        } else {
+            tail.addr() - sql.as_ptr().addr()
+        };
+        Ok((NonNull::new(statement), used))
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.unwatch();
+        // Closing may still call the handlers.
+        drop(self.connection.take());
+        // SAFETY: the box was leaked in `new`, nobody else frees it, and the connection that pointed to it is closed.
+        drop(unsafe { Box::from_raw(self.pulse.as_ptr()) });
+    }
+}
+
+/// One prepared statement together with its connection.
+pub(super) struct Statement {
+    // Finalized in `drop` and in `into_database`, before the connection it belongs to.
+    statement: NonNull<ffi::sqlite3_stmt>,
+    database: Option<Database>,
+    n_columns: c_int,
+    text_len: usize,
+}
+
+// SAFETY: the statement belongs to the connection beside it, and both are owned and move together. SQLite is compiled
+// thread-safe and ties no handle to a thread; the connection is opened without its own mutex, which is sound because every
+// method that calls into it takes `&mut self`, or `&self` of a value that is not `Sync`.
+unsafe impl Send for Statement {}
+
+/// What became of an attempt to prepare.
+pub(super) enum Prepared {
+    One(Statement),
+    /// The text holds no statement.
+    None(Database),
+    /// There is more behind the first statement.
+    Several(Database),
+    Failed(Database, Failure),
+}
+
+impl Statement {
+    /// Prepares `sql`, which has to be exactly one statement.
+    pub(super) fn prepare(database: Database, sql: &str) -> Prepared {
+        let (first, mut used) = match database.prepare_first(sql) {
+            Ok((Some(first), used)) => (first, used),
+            Ok((None, _)) => return Prepared::None(database),
+            Err(failure) => return Prepared::Failed(database, failure),
+        };
+        // SAFETY: a statement just prepared.
+        let n_columns = unsafe { ffi::sqlite3_column_count(first.as_ptr()) };
+        let statement = Self {
+            statement: first,
+            database: Some(database),
+            n_columns,
+            text_len: used,
+        };
+        // Whatever follows may only be white space, comments and semicolons.
+        while used < sql.len() {
+            let found = statement.database().prepare_first(&sql[used..]);
+            match found {
+                Ok((None, more)) if more > 0 => used += more,
+                Ok((None, _)) => break,
+                Ok((Some(second), _)) => {
+                    // SAFETY: prepared just now, and not kept.
+                    unsafe { ffi::sqlite3_finalize(second.as_ptr()) };
+                    return Prepared::Several(statement.into_database());
+                }
+                Err(_) => return Prepared::Several(statement.into_database()),
+            }
+        }
+        Prepared::One(statement)
+    }
+
+    /// Finalizes the statement and gives the connection back.
+    pub(super) fn into_database(mut self) -> Database {
+        self.finalize();
+        self.database.take().expect("the database is there until now")
+    }
+
+    fn finalize(&mut self) {
+        // SAFETY: called once, from `drop` or `into_database` (which leaves `drop` nothing, see there). What the statement
+        // failed with last is returned again here and means nothing now.
+        unsafe { ffi::sqlite3_finalize(self.statement.as_ptr()) };
+    }
+
+    fn database(&self) -> &Database {
+        self.database
+            .as_ref()
+            .expect("the database is there until `into_database`")
+    }
+
+    /// How many bytes of the text prepared are the statement itself, its semicolon included; what follows says nothing.
+    pub(super) fn text_len(&self) -> usize {
+        self.text_len
+    }
+
+    pub(super) fn n_columns(&self) -> usize {
+        usize::try_from(self.n_columns).unwrap_or(0)
+    }
+
+    pub(super) fn column_name(&self, column: usize) -> String {
+        self.column_text(column, ffi::sqlite3_column_name).unwrap_or_default()
+    }
+
+    pub(super) fn column_decltype(&self, column: usize) -> Option<String> {
+        self.column_text(column, ffi::sqlite3_column_decltype)
+    }
+
+    fn column_text(
+        &self,
+        column: usize,
+        get: unsafe extern "C" fn(*mut ffi::sqlite3_stmt, c_int) -> *const c_char,
+    ) -> Option<String> {
+        let column = c_int::try_from(column).ok()?;
+        // SAFETY: both functions take any column number, and return null or a string that lives until the next call.
+        unsafe {
+            let text = get(self.statement.as_ptr(), column);
+            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+        }
+    }
+
+    /// Whether the statement leaves the database as it is.
+    pub(super) fn is_read_only(&self) -> bool {
+        // SAFETY: a live statement.
+        unsafe { ffi::sqlite3_stmt_readonly(self.statement.as_ptr()) != 0 }
+    }
+
+    pub(super) fn n_parameters(&self) -> usize {
+        // SAFETY: a live statement.
+        usize::try_from(unsafe { ffi::sqlite3_bind_parameter_count(self.statement.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// The name of the 1-based parameter, sigil included; `None` for `?`.
+    pub(super) fn parameter_name(&self, parameter: usize) -> Option<String> {
+        let parameter = c_int::try_from(parameter).ok()?;
+        // SAFETY: any number may be asked for; the string lives as long as the statement.
+        unsafe {
+            let name = ffi::sqlite3_bind_parameter_name(self.statement.as_ptr(), parameter);
+            (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+        }
+    }
+
+    /// Binds the 1-based parameter.
+    pub(super) fn bind(&mut self, parameter: usize, value: &Value) -> Result<(), Failure> {
+        let statement = self.statement.as_ptr();
+        let parameter = c_int::try_from(parameter).unwrap_or(c_int::MAX);
+        // SAFETY: texts and blobs are passed with their exact length and copied by SQLite (`SQLITE_TRANSIENT`) before the call
+        // returns; a parameter number out of range is refused with an error code.
+        let code = unsafe {
+            match value {
+                Value::Null => ffi::sqlite3_bind_null(statement, parameter),
+                Value::Boolean(value) => ffi::sqlite3_bind_int64(statement, parameter, i64::from(*value)),
+                Value::Integer(value) => ffi::sqlite3_bind_int64(statement, parameter, *value),
+                Value::Real(value) => ffi::sqlite3_bind_double(statement, parameter, *value),
+                Value::Text(text) => ffi::sqlite3_bind_text64(
+                    statement,
+                    parameter,
+                    text.as_ptr().cast(),
+                    text.len() as u64,
+                    ffi::SQLITE_TRANSIENT(),
+                    ffi::SQLITE_UTF8 as u8,
+                ),
+                Value::Blob(bytes) => ffi::sqlite3_bind_blob64(
+                    statement,
+                    parameter,
+                    // A null pointer would bind NULL.
+                    if bytes.is_empty() {
+                        c"".as_ptr().cast()
+                    } else {
+                        bytes.as_ptr().cast()
+                    },
+                    bytes.len() as u64,
+                    ffi::SQLITE_TRANSIENT(),
+                ),
+            }
+        };
+        if code == ffi::SQLITE_OK {
+            Ok(())
+        } else {
+            Err(self.database().failure())
+        }
+    }
+
+    /// Goes to the next row. False at the end.
+    pub(super) fn step(&mut self) -> Result<bool, Failure> {
+        // SAFETY: a live statement, used by one thread at a time.
+        match unsafe { ffi::sqlite3_step(self.statement.as_ptr()) } {
+            ffi::SQLITE_ROW => Ok(true),
+            ffi::SQLITE_DONE => Ok(false),
+            _ => Err(self.database().failure()),
+        }
+    }
+
+    /// The integer in a column of the present row; `None` for NULL.
+    pub(super) fn integer(&self, column: usize) -> Option<i64> {
+        let column = c_int::try_from(column).ok()?;
+        // SAFETY: a live statement; a column out of range or without a row reads as NULL.
+        unsafe {
+            let is_null = ffi::sqlite3_column_type(self.statement.as_ptr(), column) == ffi::SQLITE_NULL;
+            (!is_null).then(|| ffi::sqlite3_column_int64(self.statement.as_ptr(), column))
+        }
+    }
+
+    /// The text in a column of the present row.
+    pub(super) fn text(&self, column: usize) -> String {
+        let column = c_int::try_from(column).unwrap_or(c_int::MAX);
+        // SAFETY: a live statement; the text is copied before the next call on it.
+        unsafe {
+            let text = ffi::sqlite3_column_text(self.statement.as_ptr(), column);
+            let len = ffi::sqlite3_column_bytes(self.statement.as_ptr(), column);
+            String::from_utf8_lossy(bytes_of(text.cast(), len)).into_owned()
+        }
+    }
+
+    /// Rows that full scans of this statement have passed so far.
+    pub(super) fn n_scanned(&self) -> u64 {
+        // SAFETY: a live statement; 0 leaves the counter as it is.
+        let n = unsafe { ffi::sqlite3_stmt_status(self.statement.as_ptr(), ffi::SQLITE_STMTSTATUS_FULLSCAN_STEP, 0) };
+        // A 32-bit counter in SQLite: it wraps after four thousand million rows.
+        u64::from(n.cast_unsigned())
+    }
+
+    /// Steps and writes rows until `out` is full. True where the result has ended.
+    pub(super) fn fill(&mut self, out: &mut RowWriter) -> Result<bool, FillError> {
+        let out: *mut RowWriter = out;
+        let pulse = self.database().pulse.as_ptr();
+        // SAFETY: `out` comes from a unique reference that is not used again before this function returns; from here on the
+        // writer is reached only through this pointer, by this loop between two steps and by the progress handler inside them,
+        // on one thread, so never by both at once. The handler's copy is cleared before the reference's life ends.
+        unsafe {
+            (*pulse).writer = out;
+            let filled = self.fill_through(out);
+            (*pulse).writer = ptr::null_mut();
+            filled
+        }
+    }
+
+    /// # Safety
+    /// `out` is valid, and nobody else uses it but the progress handler inside a step.
+    unsafe fn fill_through(&mut self, out: *mut RowWriter) -> Result<bool, FillError> {
+        let statement = self.statement.as_ptr();
+        loop {
+            // SAFETY: by the contract above; the reference ends with the expression.
+            if unsafe { (*out).is_full() } {
+                return Ok(false);
+            }
+            // SAFETY: a live statement, used by one thread at a time.
+            match unsafe { ffi::sqlite3_step(statement) } {
+                ffi::SQLITE_ROW => {}
+                ffi::SQLITE_DONE => return Ok(true),
+                _ => return Err(FillError::Sql(self.database().failure())),
+            }
+            // SAFETY: by the contract above; the reference ends before the next step.
+            let writer = unsafe { &mut *out };
+            writer.begin_row();
+            for column in 0..self.n_columns {
+                // SAFETY: a live statement with a row and a column in range. The value is unprotected, which is enough because
+                // no other thread can use this connection; its text or bytes are read before the next call on it.
+                unsafe { write_cell(ffi::sqlite3_column_value(statement, column), writer) };
+            }
+            writer.end_row().map_err(FillError::Row)?;
+        }
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        // Without a database, `into_database` has finalized already.
+        if self.database.is_some() {
+            self.finalize();
+        }
+    }
+}
+
+/// # Safety
+/// `value` belongs to the present row of a statement that no other thread uses.
+#[inline]
+unsafe fn write_cell(value: *mut ffi::sqlite3_value, writer: &mut RowWriter) {
+    // SAFETY: by the contract above. A text's bytes are asked for after the text, as SQLite wants it.
+    unsafe {
+        match ffi::sqlite3_value_type(value) {
+            ffi::SQLITE_INTEGER => writer.integer(ffi::sqlite3_value_int64(value)),
+            ffi::SQLITE_FLOAT => writer.real(ffi::sqlite3_value_double(value)),
+            ffi::SQLITE_TEXT => {
+                let text = ffi::sqlite3_value_text(value);
+                writer.text(bytes_of(text.cast(), ffi::sqlite3_value_bytes(value)));
+            }
+            ffi::SQLITE_BLOB => {
+                let bytes = ffi::sqlite3_value_blob(value);
+                writer.blob(bytes_of(bytes, ffi::sqlite3_value_bytes(value)));
+            }
+            _ => writer.null(),
+        }
+    }
+}
+
+/// # Safety
+/// `start` is null, or points to `len` bytes that stay as they are for `'a`.
+#[inline]
+unsafe fn bytes_of<'a>(start: *const c_void, len: c_int) -> &'a [u8] {
+    match usize::try_from(len) {
+        // SAFETY: by the contract above.
+        Ok(len) if len > 0 && !start.is_null() => unsafe { std::slice::from_raw_parts(start.cast(), len) },
+        _ => &[],
+    }
+}
+
+/// The progress handler: returns non-zero to stop the statement.
+extern "C" fn on_pulse(context: *mut c_void) -> c_int {
+    let pulse: *mut Pulse = context.cast();
+    // A panic must not cross into C: it stops the statement instead.
+    let stop = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the context is the pulse of the connection that is working (see `Database::new`), which this thread is inside
+        // a call of. The fields are read through the pointer one by one; `writer` is null or valid (see `fill`), and the loop
+        // there does not touch it during a step.
+        unsafe {
+            if (*pulse).cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
+                return true;
+            }
+            let (writer, deadline) = ((*pulse).writer, (*pulse).deadline);
+            if writer.is_null() && deadline.is_none() {
+                return false;
+            }
+            let now = clock::now();
+            if !writer.is_null() {
+                (*writer).tick(now);
+            }
+            deadline.is_some_and(|deadline| now >= deadline)
+        }
+    }));
+    c_int::from(stop.unwrap_or(true))
+}
+
+/// The busy handler: waits a little for a lock and returns non-zero to try again. The token ends the wait.
+extern "C" fn on_busy(context: *mut c_void, n_before: c_int) -> c_int {
+    let pulse: *mut Pulse = context.cast();
+    let again = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: as in `on_pulse`; nobody else refers to the pulse during the call.
+        let pulse = unsafe { &mut *pulse };
+        let n = usize::try_from(n_before).unwrap_or(0).min(LOCK_WAITS_MS.len() - 1);
+        let wait = Duration::from_millis(LOCK_WAITS_MS[n]);
+        if pulse.lock_waited + wait > pulse.lock_timeout {
+            return false;
+        }
+        pulse.lock_waited += wait;
+        let Some(cancel) = pulse.cancel.clone() else {
+            return false;
+        };
+        let cancelled = pulse.cancelled.get_or_insert_with(|| {
+            let (wake, cancelled) = bounded(1);
+            // A wake-up that finds one already there says nothing new.
+            cancel.arm(move || drop(wake.try_send(())));
+            cancelled
+        });
+        let _woken_or_not = cancelled.recv_timeout(wait);
+        !cancel.is_cancelled()
+    }));
+    c_int::from(again.unwrap_or(false))
+}
+
+/// Prepares the library for many connections on many threads, once a process, before the first is opened.
+pub(super) fn initialize() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the verb takes one integer. Without SQLite's own memory statistics, its allocations take no global lock. Where
+        // the application has SQLite running already, this is refused, and nothing changes.
+        unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_MEMSTATUS, 0) };
+    });
+}

@@ -1,0 +1,328 @@
+//! Runs queries: a fixed pool of workers that take turns at streams, each turn filling one batch into the stream's bounded
+//! channel.
+//!
+//! A stream whose channel is full is parked: its cursor sleeps inside it and costs no worker. Whoever takes a batch out wakes
+//! it. Must not know connections or sockets.
+
+mod buffers;
+mod job;
+mod live;
+mod queue;
+mod timekeeper;
+mod worker;
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+pub(crate) use job::{EncodedBatch, StreamEnd, StreamEvent, Timings};
+pub(crate) use live::{Stream, StreamSink, Urgency};
+pub(crate) use timekeeper::{Alarm, AlarmGuard, Timekeeper};
+
+use buffers::Buffers;
+use job::{BatchRules, Job};
+use live::StreamPlan;
+use queue::RunQueue;
+
+use crate::clock;
+use crate::engine::{CancelReason, Engine, QuerySpec};
+use crate::error::ErrorCode;
+use crate::id::StreamId;
+use crate::protocol::{ErrorMessage, QueuedMessage, ServerMessage, StreamQuery};
+use crate::stream::{Registry, RegistryStatistics, StreamingConfig};
+use crate::thread::{STACK_BYTES_CONNECTION, STACK_BYTES_WORKER, spawn_named};
+
+/// Estimates that wait for a worker. When full, further streams go without a total.
+const ASIDES_MAX: usize = 256;
+
+/// Jobs that wait for the closer. When full, whoever cancels closes the cursor itself.
+const CLOSING_MAX: usize = 1024;
+
+/// Streams that wait for their first turn. When full, `QUEUE_FULL`.
+const FIRST_TURNS_MAX: usize = 4096;
+
+/// What all parts of the scheduler share.
+#[derive(Debug)]
+struct Core {
+    config: StreamingConfig,
+    queue: RunQueue<Arc<Stream>, Weak<Stream>>,
+    registry: Registry<Stream>,
+    buffers: Buffers,
+    timekeeper: Timekeeper,
+    closing: Mutex<Option<Sender<(Arc<Stream>, Box<Job>)>>>,
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("deficit", &self.deficit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// What one stream may have waiting in its channel: an even share of the whole.
+    fn share_bytes(&self) -> usize {
+        let even = self.config.buffer_bytes / self.registry.len().max(1);
+        even.min(self.config.stream_buffer_bytes_max)
+    }
+
+    /// Closes a cancelled stream's cursor on the closer's thread: closing can take as long as an engine likes.
+    fn close_elsewhere(&self, stream: Arc<Stream>, job: Box<Job>) {
+        let sender = self.closing.lock().clone();
+        let refused = match sender {
+            Some(sender) => sender
+                .try_send((stream, job))
+                .err()
+                .map(crossbeam_channel::TrySendError::into_inner),
+            None => Some((stream, job)),
+        };
+        if let Some((stream, job)) = refused {
+            let cancelled = Arc::clone(&stream);
+            stream.finish(job, |job| job.cancelled(&cancelled));
+        }
+    }
+}
+
+/// The pool of workers and everything around it.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    core: Arc<Core>,
+    engines: Vec<NamedEngine>,
+    accepting: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// An engine under the name that clients use.
+#[derive(Clone)]
+pub(crate) struct NamedEngine {
+    pub(crate) name: Arc<str>,
+    pub(crate) engine: Arc<dyn Engine>,
+}
+
+impl fmt::Debug for NamedEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("NamedEngine").field(&self.name).finish()
+    }
+}
+
+/// A stream that has been accepted and not yet been launched.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) stream: Arc<Stream>,
+    job: Box<Job>,
+}
+
+impl Scheduler {
+    /// Starts the workers, the closer and the timekeeper.
+    ///
+    /// # Errors
+    /// Where the system has too few threads to give; those already started are stopped again.
+    pub(crate) fn start(engines: Vec<NamedEngine>, config: StreamingConfig, n_workers: usize) -> io::Result<Self> {
+        let (closing, to_close) = bounded(CLOSING_MAX);
+        let scheduler = Self {
+            core: Arc::new(Core {
+                config,
+                queue: RunQueue::new(ASIDES_MAX),
+                registry: Registry::new(),
+                buffers: Buffers::default(),
+                timekeeper: Timekeeper::start()?,
+                closing: Mutex::new(Some(closing)),
+            }),
+            engines,
+            accepting: AtomicBool::new(true),
+            threads: Mutex::new(Vec::with_capacity(n_workers + 1)),
+        };
+        for n in 0..n_workers {
+            let core = Arc::clone(&scheduler.core);
+            let worker = spawn_named(&format!("worker-{n}"), STACK_BYTES_WORKER, move || {
+                worker::work_until_closed(&core);
+            });
+            scheduler.keep(worker)?;
+        }
+        scheduler.keep(spawn_named(
+            "closer",
+            STACK_BYTES_WORKER.max(STACK_BYTES_CONNECTION),
+            move || {
+                worker::close_until_disconnected(&to_close);
+            },
+        ))?;
+        Ok(scheduler)
+    }
+
+    fn keep(&self, thread: io::Result<JoinHandle<()>>) -> io::Result<()> {
+        match thread {
+            Ok(thread) => {
+                self.threads.lock().push(thread);
+                Ok(())
+            }
+            Err(error) => {
+                self.stop();
+                Err(error)
+            }
+        }
+    }
+
+    /// Accepts a query. Its messages will come out of the channel returned, announced to `sink`. Nothing runs until [`launch`](Self::launch).
+    ///
+    /// # Errors
+    /// `SHUTTING_DOWN`, `QUEUE_FULL`, or `BAD_MESSAGE` for an engine that this server does not have.
+    pub(crate) fn accept(
+        &self,
+        query: StreamQuery,
+        sink: Arc<dyn StreamSink>,
+    ) -> Result<(Accepted, Receiver<StreamEvent>), ErrorMessage> {
+        let StreamQuery {
+            query: sql,
+            batch_size,
+            request_id,
+            params,
+            engine,
+            row_format,
+            int64,
+            progress_interval_ms,
+            max_batch_bytes,
+            max_rows,
+            max_bytes,
+            timeout_ms,
+        } = query;
+        if !self.accepting.load(Ordering::Acquire) {
+            return Err(ErrorMessage::new(ErrorCode::ShuttingDown, "the server is going away"));
+        }
+        if self.core.queue.wait_ahead().is_some_and(|n| n >= FIRST_TURNS_MAX) {
+            let message = format!("{FIRST_TURNS_MAX} queries already wait for a worker");
+            return Err(ErrorMessage::new(ErrorCode::QueueFull, message));
+        }
+        let NamedEngine { name, engine } = self.engine(engine.as_deref())?.clone();
+        let config = &self.core.config;
+        let timeout = timeout_ms.map_or(config.max_query_duration, |ms| {
+            Duration::from_millis(ms).min(config.max_query_duration)
+        });
+        let progress_interval = progress_interval_ms.map_or(config.progress_interval, Duration::from_millis);
+        let plan = StreamPlan {
+            spec: QuerySpec::new(sql).with_params(params),
+            engine_name: name,
+            deadline: clock::now() + timeout,
+            progress_interval: (!progress_interval.is_zero()).then_some(progress_interval),
+        };
+        let rules = BatchRules {
+            row_format,
+            int64,
+            batch_rows: batch_size.unwrap_or(config.batch_size),
+            batch_bytes: max_batch_bytes
+                .map_or(config.batch_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+            row_bytes_max: config.row_bytes_max,
+            rows_max: max_rows,
+            bytes_max: max_bytes,
+            first_interval: config.first_batch_interval,
+            interval: config.batch_interval,
+        };
+        let (channel, events) = bounded(config.channel_buffer_size + job::OTHER_EVENTS_MAX);
+        let id = StreamId::random();
+        let stream = Arc::new(Stream::new(id, request_id, plan, engine, Arc::clone(&self.core), sink));
+        let job = Box::new(Job::new(&stream, rules, channel));
+        Ok((Accepted { stream, job }, events))
+    }
+
+    /// Lets an accepted stream run. Tells it to wait, with its position, where no worker is free.
+    pub(crate) fn launch(&self, accepted: Accepted) {
+        let Accepted { stream, mut job } = accepted;
+        self.core.registry.insert(stream.id, Arc::clone(&stream));
+        if let Some(n_ahead) = self.core.queue.wait_ahead() {
+            job.send_message(&ServerMessage::QueryQueued(QueuedMessage {
+                stream_id: stream.id,
+                request_id: stream.request_id.clone(),
+                position: n_ahead as u64 + 1,
+            }));
+        }
+        log::debug!("stream {}: accepted for engine {}", stream.id, stream.plan.engine_name);
+        stream.launch(job);
+        // A stop that came between `accept` and `launch` has not seen this stream.
+        if !self.accepting.load(Ordering::Acquire) {
+            stream.cancel(CancelReason::Shutdown);
+        }
+    }
+
+    fn engine(&self, name: Option<&str>) -> Result<&NamedEngine, ErrorMessage> {
+        let found = match name {
+            None => self.engines.first(),
+            Some(name) => self.engines.iter().find(|engine| engine.name.as_ref() == name),
+        };
+        found.ok_or_else(|| {
+            let names: Vec<&str> = self.engines.iter().map(|engine| engine.name.as_ref()).collect();
+            let message = format!("this server has no such engine; it has: {}", names.join(", "));
+            ErrorMessage::new(ErrorCode::BadMessage, message)
+        })
+    }
+
+    /// The clock that everything of this server goes by.
+    pub(crate) fn timekeeper(&self) -> &Timekeeper {
+        &self.core.timekeeper
+    }
+
+    /// Gives a batch's buffer back for reuse.
+    pub(crate) fn recycle(&self, buffer: Vec<u8>) {
+        self.core.buffers.put(buffer);
+    }
+
+    pub(crate) fn config(&self) -> &StreamingConfig {
+        &self.core.config
+    }
+
+    pub(crate) fn find(&self, id: StreamId) -> Option<Arc<Stream>> {
+        self.core.registry.find(id)
+    }
+
+    pub(crate) fn streams(&self) -> Vec<Arc<Stream>> {
+        self.core.registry.all()
+    }
+
+    pub(crate) fn statistics(&self) -> RegistryStatistics {
+        self.core.registry.statistics()
+    }
+
+    /// Refuses queries from now on with `SHUTTING_DOWN`; those that run go on.
+    pub(crate) fn refuse_queries(&self) {
+        self.accepting.store(false, Ordering::Release);
+    }
+
+    /// Blocks until no stream lives, or `deadline`; returns how many are left.
+    pub(crate) fn wait_until_idle(&self, deadline: Instant) -> usize {
+        self.core.registry.wait_until_empty(deadline)
+    }
+
+    /// Cancels every live stream.
+    pub(crate) fn cancel_all(&self, reason: CancelReason) {
+        for stream in self.streams() {
+            stream.cancel(reason);
+        }
+    }
+
+    /// Cancels what runs, and ends and joins every thread. Blocks until the engine calls that run have returned. Idempotent.
+    pub(crate) fn stop(&self) {
+        self.refuse_queries();
+        self.cancel_all(CancelReason::Shutdown);
+        self.core.queue.close();
+        *self.core.closing.lock() = None;
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            let name = thread.thread().name().unwrap_or("a worker").to_owned();
+            if thread.join().is_err() {
+                log::error!("{name} panicked");
+            }
+        }
+        self.core.timekeeper.stop();
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,228 @@
+//! What a server is made of, and making it.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use super::ServerHandle;
+use super::connections::Connections;
+use super::listener::Listener;
+use crate::connection::{ConnectionContext, SessionLimits};
+use crate::engine::Engine;
+use crate::scheduler::{NamedEngine, Scheduler};
+use crate::stream::StreamingConfig;
+
+/// Workers, at the least: on a machine of one or two cores, one long sort must not hold up everybody else.
+const WORKERS_MIN: usize = 4;
+
+/// Describes a server; [`start`](Self::start) makes it.
+#[derive(Debug)]
+#[must_use]
+pub struct ServerBuilder {
+    engines: Vec<NamedEngine>,
+    addresses: Vec<Result<Vec<SocketAddr>, String>>,
+    n_workers: usize,
+    streaming: StreamingConfig,
+    connections_max: usize,
+    streams_per_connection_max: usize,
+    message_bytes_max: usize,
+    query_bytes_max: usize,
+}
+
+/// Why a server did not start. Nothing of it is left running.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// There is no engine: add one with [`ServerBuilder::engine`].
+    NoEngine,
+    /// Two engines have the same name; clients could not tell them apart.
+    DuplicateEngine(String),
+    /// A setting makes no sense; the text names it and its bounds.
+    Setting(String),
+    /// The address is none, or cannot be listened on: in use, not this machine's, or not permitted.
+    Listen {
+        /// The address as it was given.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system has no thread to give.
+    Thread(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoEngine => f.write_str("a server needs at least one engine"),
+            Self::DuplicateEngine(name) => write!(f, "two engines are called {name:?}"),
+            Self::Setting(text) => f.write_str(text),
+            Self::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Self::Thread(source) => write!(f, "cannot start a thread: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Listen { source, .. } | Self::Thread(source) => Some(source),
+            Self::NoEngine | Self::DuplicateEngine(_) | Self::Setting(_) => None,
+        }
+    }
+}
+
+impl ServerBuilder {
+    pub(super) fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            engines: Vec::new(),
+            addresses: Vec::new(),
+            n_workers: cores.max(WORKERS_MIN),
+            streaming: StreamingConfig::default(),
+            connections_max: 1_024,
+            streams_per_connection_max: 128,
+            message_bytes_max: 64 * 1024,
+            query_bytes_max: 64 * 1024,
+        }
+    }
+
+    /// Adds an engine under the name that clients ask for it by. The first one added answers those that name none.
+    pub fn engine(self, name: &str, engine: impl Engine) -> Self {
+        self.shared_engine(name, Arc::new(engine))
+    }
+
+    /// Adds an engine that the application keeps using too.
+    pub fn shared_engine(mut self, name: &str, engine: Arc<dyn Engine>) -> Self {
+        self.engines.push(NamedEngine {
+            name: name.into(),
+            engine,
+        });
+        self
+    }
+
+    /// Listens on this address; port 0 takes a free one. Without any, the server only
+    /// [serves streams](ServerHandle::serve_stream). May block for a name look-up.
+    pub fn listen(mut self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+        let resolved = address.to_socket_addrs().map(Iterator::collect);
+        self.addresses
+            .push(resolved.map_err(|error| format!("{address:?}: {error}")));
+        self
+    }
+
+    /// How many workers call engines. Defaults to the number of cores, at least 4. Streams beyond that take turns; a query that
+    /// works long for one row keeps a worker for that long.
+    pub fn workers(mut self, n_workers: usize) -> Self {
+        self.n_workers = n_workers;
+        self
+    }
+
+    /// How results are cut into batches, and the bounds of what clients may ask. Defaults to [`StreamingConfig::default`].
+    pub fn streaming(mut self, streaming: StreamingConfig) -> Self {
+        self.streaming = streaming;
+        self
+    }
+
+    /// Connections at once; those beyond are refused with HTTP 503. Defaults to 1,024.
+    pub fn connections_max(mut self, connections_max: usize) -> Self {
+        self.connections_max = connections_max;
+        self
+    }
+
+    /// Live streams of one connection; those beyond are refused with `TOO_MANY_STREAMS`. Defaults to 128.
+    pub fn streams_per_connection_max(mut self, streams_max: usize) -> Self {
+        self.streams_per_connection_max = streams_max;
+        self
+    }
+
+    /// Largest message from a client, in bytes; a larger one closes the connection with 1009. Defaults to 64 KiB.
+    pub fn message_bytes_max(mut self, bytes_max: usize) -> Self {
+        self.message_bytes_max = bytes_max;
+        self
+    }
+
+    /// Starts the server: its workers, its timekeeper and its listener. Returns once connections are accepted.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(self) -> Result<ServerHandle, StartError> {
+        self.check()?;
+        let Self {
+            engines,
+            addresses,
+            n_workers,
+            streaming,
+            connections_max,
+            streams_per_connection_max,
+            message_bytes_max,
+            query_bytes_max,
+        } = self;
+        let session_limits = SessionLimits {
+            streams_max: streams_per_connection_max,
+            query_bytes_max,
+            batch_size_max: streaming.batch_size_max,
+            batch_bytes_max: streaming.batch_bytes_max as u64,
+        };
+        let socket = match addresses.into_iter().next() {
+            Some(address) => Some(listen(address)?),
+            None => None,
+        };
+        let scheduler = Scheduler::start(engines, streaming, n_workers).map_err(StartError::Thread)?;
+        let scheduler = Arc::new(scheduler);
+        let context = ConnectionContext {
+            scheduler: Arc::clone(&scheduler),
+            session_limits,
+            message_bytes_max,
+        };
+        let connections = Arc::new(Connections::new(context, connections_max));
+        let listener = match socket {
+            Some(socket) => Some(Listener::start(socket, Arc::clone(&connections)).map_err(StartError::Thread)?),
+            None => None,
+        };
+        Ok(ServerHandle::new(listener, connections, scheduler))
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        if self.engines.is_empty() {
+            return Err(StartError::NoEngine);
+        }
+        for (n, engine) in self.engines.iter().enumerate() {
+            if self.engines[..n].iter().any(|earlier| earlier.name == engine.name) {
+                return Err(StartError::DuplicateEngine(engine.name.to_string()));
+            }
+        }
+        let StreamingConfig {
+            batch_size,
+            batch_size_max,
+            batch_bytes,
+            batch_bytes_max,
+            channel_buffer_size,
+            ..
+        } = &self.streaming;
+        let check = |holds: bool, text: String| if holds { Ok(()) } else { Err(StartError::Setting(text)) };
+        check(self.addresses.len() <= 1, "a server listens on one address".to_owned())?;
+        check(self.n_workers > 0, "workers: at least 1".to_owned())?;
+        check(
+            (1..=*batch_size_max).contains(batch_size),
+            format!("batch_size {batch_size}: 1 to batch_size_max, which is {batch_size_max}"),
+        )?;
+        check(
+            (1..=*batch_bytes_max).contains(batch_bytes),
+            format!("batch_bytes {batch_bytes}: 1 to batch_bytes_max, which is {batch_bytes_max}"),
+        )?;
+        check(*channel_buffer_size > 0, "channel_buffer_size: at least 1".to_owned())
+    }
+}
+
+fn listen(address: Result<Vec<SocketAddr>, String>) -> Result<TcpListener, StartError> {
+    let addresses = address.map_err(|text| StartError::Setting(format!("not an address to listen on: {text}")))?;
+    TcpListener::bind(addresses.as_slice()).map_err(|source| StartError::Listen {
+        address: addresses
+            .iter()
+            .map(SocketAddr::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
+        source,
+    })
+}

@@ -1,0 +1,175 @@
+//! The connections of a server: their threads, and how many there may be.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock;
+use crate::connection::{Connection, ConnectionContext, ConnectionHandle};
+use crate::id::ConnectionId;
+use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
+use crate::transport::Transport;
+
+/// How long a stopping server waits for clients to take their last messages before it ends their connections.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Default)]
+struct State {
+    live: HashMap<ConnectionId, Arc<ConnectionHandle>>,
+    /// Threads that are running or have just ended; those that have ended are joined at the next chance.
+    threads: HashMap<ConnectionId, JoinHandle<()>>,
+    ended: Vec<ConnectionId>,
+    stopping: bool,
+    stopped: bool,
+}
+
+/// All connections of a server.
+#[derive(Debug)]
+pub(super) struct Connections {
+    context: Arc<ConnectionContext>,
+    connections_max: usize,
+    ids: AtomicU64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Connections {
+    pub(super) fn new(context: ConnectionContext, connections_max: usize) -> Self {
+        Self {
+            context: Arc::new(context),
+            connections_max,
+            ids: AtomicU64::new(0),
+            state: Mutex::new(State::default()),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.state.lock().live.len()
+    }
+
+    /// Whether one more connection would be too many.
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= self.connections_max
+    }
+
+    /// Serves a connection on a reader thread of its own.
+    ///
+    /// # Errors
+    /// Where the server stops, has no room or no thread, or the transport fails.
+    pub(super) fn serve(self: &Arc<Self>, transport: Box<dyn Transport>) -> io::Result<()> {
+        self.join_ended();
+        let id = ConnectionId::new(self.ids.fetch_add(1, Ordering::Relaxed) + 1);
+        let peer = transport.peer();
+        let connection = Connection::new(id, transport)?;
+        {
+            let mut state = self.state.lock();
+            if state.stopping || state.live.len() >= self.connections_max {
+                drop(state);
+                connection.handle().abort();
+                let text = format!("no room: the most connections is {}", self.connections_max);
+                return Err(io::Error::new(ErrorKind::ConnectionRefused, text));
+            }
+            state.live.insert(id, connection.handle());
+        }
+        log::debug!("connection {id}: from {peer}");
+        let connections = Arc::clone(self);
+        let thread = spawn_named(&format!("reader-{id}"), STACK_BYTES_CONNECTION, move || {
+            connection.serve(&connections.context);
+            connections.on_ended(id);
+        });
+        match thread {
+            Ok(thread) => {
+                self.state.lock().threads.insert(id, thread);
+                Ok(())
+            }
+            Err(error) => {
+                self.on_ended(id);
+                Err(error)
+            }
+        }
+    }
+
+    fn on_ended(&self, id: ConnectionId) {
+        let removed = {
+            let mut state = self.state.lock();
+            state.ended.push(id);
+            state.live.remove(&id)
+        };
+        drop(removed);
+        self.changed.notify_all();
+    }
+
+    /// Joins the threads of connections that are over: they have nothing left to do but end.
+    fn join_ended(&self) {
+        let threads: Vec<_> = {
+            let mut state = self.state.lock();
+            let State { threads, ended, .. } = &mut *state;
+            // A thread may end before its handle has been kept: its turn comes the next time.
+            let (known, unknown): (Vec<_>, Vec<_>) = ended.drain(..).partition(|id| threads.contains_key(id));
+            *ended = unknown;
+            known.iter().filter_map(|id| threads.remove(id)).collect()
+        };
+        for thread in threads {
+            if thread.join().is_err() {
+                log::error!("a reader panicked at its end");
+            }
+        }
+    }
+
+    /// Closes all connections, those that do not listen by force, and joins their threads. No new ones are served.
+    pub(super) fn stop(&self) {
+        let handles: Vec<_> = {
+            let mut state = self.state.lock();
+            state.stopping = true;
+            state.live.values().cloned().collect()
+        };
+        for handle in &handles {
+            handle.close_gracefully();
+        }
+        self.wait_until_none(clock::now() + STOP_GRACE);
+        for handle in &handles {
+            handle.abort();
+        }
+        drop(handles);
+        let mut state = self.state.lock();
+        while !state.live.is_empty() {
+            self.changed.wait(&mut state);
+        }
+        let threads = std::mem::take(&mut state.threads);
+        state.ended.clear();
+        drop(state);
+        for (id, thread) in threads {
+            if thread.join().is_err() {
+                log::error!("connection {id}: the reader panicked at its end");
+            }
+        }
+    }
+
+    fn wait_until_none(&self, deadline: Instant) {
+        let mut state = self.state.lock();
+        while !state.live.is_empty() {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// The whole server is down: [`wait_until_stopped`](Self::wait_until_stopped) returns.
+    pub(super) fn stopped(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn wait_until_stopped(&self) {
+        let mut state = self.state.lock();
+        while !state.stopped {
+            self.changed.wait(&mut state);
+        }
+    }
+}

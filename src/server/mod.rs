@@ -1,0 +1,255 @@
+//! The server: engines, listeners and connections put together, and taken apart again.
+//!
+//! Must not know what messages say.
+
+mod builder;
+mod connections;
+mod listener;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+pub use builder::{ServerBuilder, StartError};
+
+use connections::Connections;
+use listener::Listener;
+
+use crate::clock;
+use crate::engine::CancelReason;
+use crate::id::{RequestId, StreamId};
+use crate::scheduler::{Scheduler, Stream};
+use crate::stream::{QueryStreamStatus, RegistryStatistics};
+use crate::transport::Transport;
+
+/// Entry point: [`Server::builder`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Server {}
+
+impl Server {
+    /// Starts describing a server.
+    ///
+    /// ```
+    /// use rowstream::{Client, MemoryEngine, Script, Server};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = MemoryEngine::builder()
+    ///     .query("numbers", Script::new(["n"]).rows((0..3_i64).map(|n| vec![n.into()])))
+    ///     .build();
+    /// let server = Server::builder().engine("memory", engine).listen("127.0.0.1:0").start()?;
+    ///
+    /// let address = server.local_addr().ok_or("no listener")?;
+    /// let client = Client::connect(&format!("ws://{address}/ws"))?;
+    /// let mut n_rows = 0;
+    /// for batch in client.query("numbers").start()? {
+    ///     n_rows += batch?.len();
+    /// }
+    /// assert_eq!(n_rows, 3);
+    /// server.shutdown();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
+    }
+}
+
+/// A running server. Clones are the same server; when the last is dropped, the server shuts down and is joined.
+#[derive(Debug, Clone)]
+pub struct ServerHandle {
+    running: Arc<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    // In the order of their end: no new connections, no connections, no streams.
+    listener: Mutex<Option<Listener>>,
+    connections: Arc<Connections>,
+    scheduler: Arc<Scheduler>,
+    local_addr: Option<SocketAddr>,
+}
+
+/// What [`ServerHandle::drain`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// Streams that ended by themselves in the time given.
+    pub ended: usize,
+    /// Streams that were still alive at the deadline and have been cancelled.
+    pub cancelled: usize,
+}
+
+/// How one stream stands.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct StreamReport {
+    /// The stream.
+    pub id: StreamId,
+    /// The client's own name for it.
+    pub request_id: Option<RequestId>,
+    /// The name of its engine.
+    pub engine: String,
+    /// The query's text.
+    pub query: String,
+    /// Where it is in its life.
+    pub status: QueryStreamStatus,
+    /// Rows read from the engine.
+    pub rows_read: u64,
+    /// Rows handed to the socket.
+    pub rows_sent: u64,
+    /// Bytes of batches handed to the socket.
+    pub bytes_sent: u64,
+    /// Since the query was accepted.
+    pub elapsed: Duration,
+}
+
+/// The live streams of a server: a view taken by [`ServerHandle::streams`].
+#[derive(Debug, Clone)]
+pub struct StreamingRegistry {
+    reports: Vec<StreamReport>,
+    statistics: RegistryStatistics,
+}
+
+impl StreamingRegistry {
+    /// The streams whose engine side was alive.
+    #[must_use]
+    pub fn reports(&self) -> &[StreamReport] {
+        &self.reports
+    }
+
+    /// The stream of that id, if it was alive.
+    #[must_use]
+    pub fn find(&self, id: StreamId) -> Option<&StreamReport> {
+        self.reports.iter().find(|report| report.id == id)
+    }
+
+    /// How many streams there have been, by outcome.
+    #[must_use]
+    pub fn statistics(&self) -> RegistryStatistics {
+        self.statistics
+    }
+}
+
+impl ServerHandle {
+    fn new(listener: Option<Listener>, connections: Arc<Connections>, scheduler: Arc<Scheduler>) -> Self {
+        let local_addr = listener.as_ref().map(Listener::local_addr);
+        Self {
+            running: Arc::new(Running {
+                listener: Mutex::new(listener),
+                connections,
+                scheduler,
+                local_addr,
+            }),
+        }
+    }
+
+    /// The address listened on, with the real port where 0 was asked for; `None` for a server that only
+    /// [serves streams](Self::serve_stream). Never blocks.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.running.local_addr
+    }
+
+    /// The live streams and the statistics. Never blocks.
+    #[must_use]
+    pub fn streams(&self) -> StreamingRegistry {
+        let now = clock::now();
+        let streams = self.running.scheduler.streams();
+        StreamingRegistry {
+            reports: streams.iter().map(|stream| report(stream, now)).collect(),
+            statistics: self.running.scheduler.statistics(),
+        }
+    }
+
+    /// How many connections are open. Never blocks.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.running.connections.len()
+    }
+
+    /// Cancels a stream: its client is told `query_cancelled` with reason `admin`. False where no such stream lives. Returns
+    /// before the engine has stopped; blocks only for the engine's cancel hook.
+    pub fn cancel(&self, id: StreamId) -> bool {
+        let stream = self.running.scheduler.find(id);
+        if let Some(stream) = &stream {
+            stream.cancel(CancelReason::Admin);
+        }
+        stream.is_some()
+    }
+
+    /// Serves one more connection on a thread of its own: for an application's own accept loop, and for tests in memory. The
+    /// peer speaks HTTP first, as over TCP. Returns at once.
+    ///
+    /// # Errors
+    /// Where the server is shutting down or has no room or no thread for it, or the transport fails. It is closed then.
+    pub fn serve_stream(&self, transport: impl Transport) -> io::Result<()> {
+        self.running.connections.serve(Box::new(transport))
+    }
+
+    /// Takes no new connections and no new queries, and waits for the streams that live until `deadline`; then cancels what is
+    /// left. The server still has to be [shut down](Self::shutdown). Blocks; woken by the last stream's end and the deadline.
+    pub fn drain(&self, deadline: Duration) -> DrainReport {
+        self.running.close_listener();
+        self.running.scheduler.refuse_queries();
+        let before = self.running.scheduler.streams().len();
+        let cancelled = self.running.scheduler.wait_until_idle(clock::now() + deadline);
+        self.running.scheduler.cancel_all(CancelReason::Shutdown);
+        DrainReport {
+            ended: before.saturating_sub(cancelled),
+            cancelled,
+        }
+    }
+
+    /// Ends everything: no new connections, every stream cancelled and told so, connections closed with 1001, all threads
+    /// joined. Idempotent, from any thread that is not the server's own. Blocks until engine calls that run have returned and
+    /// for at most a few seconds more for clients that do not take their last messages.
+    pub fn shutdown(&self) {
+        self.running.shutdown();
+    }
+
+    /// Blocks until the server has been shut down, by whatever thread.
+    pub fn join(&self) {
+        self.running.connections.wait_until_stopped();
+    }
+}
+
+impl Running {
+    fn close_listener(&self) {
+        let listener = self.listener.lock().take();
+        drop(listener);
+    }
+
+    fn shutdown(&self) {
+        self.close_listener();
+        self.scheduler.refuse_queries();
+        self.scheduler.cancel_all(CancelReason::Shutdown);
+        self.connections.stop();
+        self.scheduler.stop();
+        self.connections.stopped();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+fn report(stream: &Stream, now: Instant) -> StreamReport {
+    StreamReport {
+        id: stream.id,
+        request_id: stream.request_id.clone(),
+        engine: stream.plan.engine_name.to_string(),
+        query: stream.plan.spec.sql.clone(),
+        status: stream.status(),
+        rows_read: stream.rows_read(),
+        rows_sent: stream.rows_sent(),
+        bytes_sent: stream.bytes_sent(),
+        elapsed: now.saturating_duration_since(stream.accepted_at),
+    }
+}

@@ -1,0 +1,16 @@
+//! The server through its public door: a real socket, strict wire types of the tests' own, and the engine that does as told.
+
+#![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
+
+mod baseline;
+mod blocking;
+mod cancel;
+mod cli;
+mod death;
+mod errors;
+mod examples;
+mod faults;
+mod http;
+mod sqlite;
+mod streaming;
+mod support;

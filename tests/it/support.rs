@@ -1,0 +1,413 @@
+//! A plain WebSocket client with strict types of its own, and waits that fail with the state they saw.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rowstream::{MemoryEngine, Server, ServerHandle, StreamingConfig};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tungstenite::protocol::WebSocket;
+use tungstenite::{Message, client};
+
+/// Every wait in these tests ends by then, with a message.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What the server says, field for field as the specification has it. Anything else fails the test.
+#[derive(Debug, Clone, Deserialize, PartialEq)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Wire {
+    QueryQueued {
+        stream_id: String,
+        request_id: Option<Value>,
+        position: u64,
+    },
+    QueryStarted {
+        stream_id: String,
+        query: String,
+        estimated_rows: Option<u64>,
+        request_id: Option<Value>,
+        columns: Option<Vec<WireColumn>>,
+        total_kind: String,
+        format: String,
+        row_format: String,
+    },
+    QueryColumns {
+        stream_id: String,
+        request_id: Option<Value>,
+        columns: Vec<WireColumn>,
+    },
+    QueryBatch {
+        stream_id: String,
+        request_id: Option<Value>,
+        batch_number: u64,
+        rows: Vec<Value>,
+        has_more: bool,
+        row_count: u64,
+        row_offset: u64,
+    },
+    QueryProgress {
+        stream_id: String,
+        request_id: Option<Value>,
+        rows_processed: u64,
+        percentage: Option<f64>,
+        throughput: f64,
+        eta_ms: Option<u64>,
+        elapsed_ms: Option<u64>,
+        phase: Option<String>,
+        total_rows: Option<u64>,
+        total_kind: Option<String>,
+        rows_sent: Option<u64>,
+        bytes_sent: Option<u64>,
+        queue_depth: Option<u64>,
+    },
+    QueryCompleted {
+        stream_id: String,
+        request_id: Option<Value>,
+        total_rows: u64,
+        execution_time_ms: u64,
+        batches: u64,
+        bytes: u64,
+        time_to_first_row_ms: Option<u64>,
+        engine_ms: u64,
+        stall_ms: u64,
+        truncated: bool,
+        truncate_reason: Option<String>,
+    },
+    QueryCancelled {
+        stream_id: String,
+        request_id: Option<Value>,
+        reason: String,
+        rows_sent: u64,
+        last_batch: Option<u64>,
+        engine_stopped: bool,
+        cancel_latency_ms: u64,
+    },
+    Error {
+        code: String,
+        message: String,
+        stream_id: Option<String>,
+        request_id: Option<Value>,
+        engine_code: Option<String>,
+        sqlstate: Option<String>,
+        position: Option<u64>,
+        hint: Option<String>,
+        retryable: bool,
+        started: bool,
+    },
+    Pong {
+        timestamp: Option<Value>,
+    },
+}
+
+#[derive(Debug, Clone, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct WireColumn {
+    pub name: String,
+    pub label: String,
+    #[serde(rename = "type")]
+    pub ty: String,
+    pub db_type: Option<String>,
+    pub nullable: Option<bool>,
+    pub encoding: Option<String>,
+}
+
+impl Wire {
+    pub fn stream_id(&self) -> Option<&str> {
+        match self {
+            Self::QueryQueued { stream_id, .. }
+            | Self::QueryStarted { stream_id, .. }
+            | Self::QueryColumns { stream_id, .. }
+            | Self::QueryBatch { stream_id, .. }
+            | Self::QueryProgress { stream_id, .. }
+            | Self::QueryCompleted { stream_id, .. }
+            | Self::QueryCancelled { stream_id, .. } => Some(stream_id),
+            Self::Error { stream_id, .. } => stream_id.as_deref(),
+            Self::Pong { .. } => None,
+        }
+    }
+
+    pub fn is_terminator(&self) -> bool {
+        match self {
+            Self::QueryCompleted { .. } | Self::QueryCancelled { .. } => true,
+            Self::Error { stream_id, code, .. } => stream_id.is_some() && code != "STREAM_NOT_FOUND",
+            _ => false,
+        }
+    }
+}
+
+/// A stream's whole life as the client saw it; made by [`Plain::finish`], which checks the invariants of every stream.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub started: bool,
+    pub queued: Option<u64>,
+    pub columns: Vec<String>,
+    pub rows: Vec<Value>,
+    pub batches: Vec<usize>,
+    pub last_has_more: Option<bool>,
+    pub progress: Vec<Wire>,
+    pub end: Option<Wire>,
+}
+
+/// A client that knows only WebSocket and JSON.
+pub struct Plain {
+    socket: WebSocket<TcpStream>,
+    streams: BTreeMap<String, (u64, u64)>,
+}
+
+impl Plain {
+    pub fn connect(server: &ServerHandle) -> Self {
+        let address = server.local_addr().unwrap();
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let (socket, _response) = client(format!("ws://{address}/ws"), stream).unwrap();
+        Self {
+            socket,
+            streams: BTreeMap::new(),
+        }
+    }
+
+    pub fn tcp(&self) -> &TcpStream {
+        self.socket.get_ref()
+    }
+
+    pub fn send(&mut self, message: &Value) {
+        self.send_text(&message.to_string());
+    }
+
+    pub fn send_text(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).unwrap();
+    }
+
+    pub fn send_raw(&mut self, message: Message) {
+        self.socket.send(message).unwrap();
+    }
+
+    /// Starts a query with the bold fields and whatever `extra` has.
+    pub fn query(&mut self, query: &str, extra: Value) {
+        let mut message = json!({"type": "stream_query", "query": query});
+        let Value::Object(extra) = extra else {
+            panic!("extra fields are an object")
+        };
+        message.as_object_mut().unwrap().extend(extra);
+        self.send(&message);
+    }
+
+    /// The next message that is no control frame; panics where none comes in time.
+    pub fn next_raw(&mut self) -> Message {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Ok(message) => return message,
+                Err(error) => panic!("no message: {error}"),
+            }
+        }
+    }
+
+    /// The next message, checked against what must hold of every message in every stream.
+    pub fn recv(&mut self) -> Wire {
+        let message = self.next_raw();
+        let Message::Text(text) = message else {
+            panic!("not a text message: {message:?}")
+        };
+        let wire: Wire = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        self.check(&wire);
+        wire
+    }
+
+    fn check(&mut self, wire: &Wire) {
+        match wire {
+            Wire::QueryStarted { stream_id, .. } => {
+                let before = self.streams.insert(stream_id.clone(), (0, 0));
+                assert_eq!(before, None, "started twice: {stream_id}");
+            }
+            Wire::QueryBatch {
+                stream_id,
+                batch_number,
+                rows,
+                row_count,
+                row_offset,
+                ..
+            } => {
+                let (batches, n_rows) = self.streams.get_mut(stream_id).expect("a batch only of a live stream");
+                assert_eq!(
+                    (*batch_number, *row_offset),
+                    (*batches, *n_rows),
+                    "batches and rows count without gaps"
+                );
+                assert_eq!(*row_count, rows.len() as u64);
+                assert!(*row_count > 0, "a batch has rows");
+                *batches += 1;
+                *n_rows += row_count;
+            }
+            Wire::QueryProgress { stream_id, phase, .. } => {
+                let alive = self.streams.contains_key(stream_id) || phase.as_deref() == Some("queued");
+                assert!(alive, "progress only of a live stream: {wire:?}");
+            }
+            Wire::QueryCompleted {
+                stream_id,
+                total_rows,
+                batches,
+                ..
+            } => {
+                let seen = self
+                    .streams
+                    .remove(stream_id)
+                    .expect("completes only once, after its start");
+                assert_eq!(seen, (*batches, *total_rows), "what was sent is what is claimed");
+            }
+            Wire::QueryCancelled {
+                stream_id,
+                rows_sent,
+                last_batch,
+                engine_stopped,
+                ..
+            } => {
+                let (batches, n_rows) = self.streams.remove(stream_id).unwrap_or_default();
+                assert_eq!((batches.checked_sub(1), n_rows), (*last_batch, *rows_sent));
+                assert!(engine_stopped);
+            }
+            Wire::Error {
+                stream_id: Some(id),
+                started,
+                ..
+            } => {
+                let was_started = self.streams.remove(id).is_some();
+                assert_eq!(was_started, *started, "{wire:?}");
+            }
+            Wire::Error { .. } | Wire::QueryQueued { .. } | Wire::QueryColumns { .. } | Wire::Pong { .. } => {}
+        }
+    }
+
+    /// The next message that `wanted` says yes to; others are passed over.
+    pub fn recv_until(&mut self, what: &str, wanted: impl Fn(&Wire) -> bool) -> Wire {
+        let mut passed = Vec::new();
+        let end = Instant::now() + DEADLINE;
+        while Instant::now() < end {
+            let wire = self.recv();
+            if wanted(&wire) {
+                return wire;
+            }
+            passed.push(wire);
+            if passed.len() > 8 {
+                passed.remove(0);
+            }
+        }
+        panic!("no {what}; last seen: {passed:#?}");
+    }
+
+    pub fn recv_started(&mut self) -> String {
+        let started = self.recv_until("query_started", |wire| matches!(wire, Wire::QueryStarted { .. }));
+        started.stream_id().unwrap().to_owned()
+    }
+
+    /// Takes everything until the terminator of the only stream there is.
+    pub fn finish(&mut self) -> Seen {
+        let mut seen = Seen::default();
+        loop {
+            let wire = self.recv();
+            match wire {
+                Wire::QueryQueued { position, .. } => seen.queued = Some(position),
+                Wire::QueryStarted { columns, .. } => {
+                    seen.started = true;
+                    seen.columns = columns.into_iter().flatten().map(|column| column.label).collect();
+                }
+                Wire::QueryColumns { columns, .. } => {
+                    seen.columns = columns.into_iter().map(|column| column.label).collect();
+                }
+                Wire::QueryBatch { rows, has_more, .. } => {
+                    assert_ne!(seen.last_has_more, Some(false), "a batch after the last");
+                    seen.batches.push(rows.len());
+                    seen.rows.extend(rows);
+                    seen.last_has_more = Some(has_more);
+                }
+                Wire::QueryProgress { .. } => seen.progress.push(wire),
+                wire if wire.is_terminator() => {
+                    seen.end = Some(wire);
+                    return seen;
+                }
+                wire => panic!("unexpected: {wire:?}"),
+            }
+        }
+    }
+
+    /// Runs a query to its end.
+    pub fn run(&mut self, query: &str, extra: Value) -> Seen {
+        self.query(query, extra);
+        self.finish()
+    }
+
+    /// Says that nothing more is coming: a ping comes back with nothing before it.
+    #[track_caller]
+    pub fn assert_silence(&mut self) {
+        self.send(&json!({"type": "ping", "timestamp": "silence"}));
+        let next = self.recv();
+        assert_eq!(
+            next,
+            Wire::Pong {
+                timestamp: Some("silence".into())
+            }
+        );
+    }
+
+    /// Reads until the server closes; returns its close code.
+    pub fn recv_close(&mut self) -> u16 {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Close(Some(frame))) => return frame.code.into(),
+                Ok(Message::Close(None)) => return 1005,
+                Ok(_) => {}
+                Err(error) => panic!("no close frame: {error}"),
+            }
+        }
+    }
+}
+
+impl Seen {
+    #[track_caller]
+    pub fn assert_completed(&self) -> &Self {
+        assert!(matches!(self.end, Some(Wire::QueryCompleted { .. })), "{:?}", self.end);
+        self
+    }
+
+    #[track_caller]
+    pub fn error_code(&self) -> &str {
+        match &self.end {
+            Some(Wire::Error { code, .. }) => code,
+            other => panic!("no error: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn cancel_reason(&self) -> &str {
+        match &self.end {
+            Some(Wire::QueryCancelled { reason, .. }) => reason,
+            other => panic!("not cancelled: {other:?}"),
+        }
+    }
+}
+
+/// Starts a server with this engine on a free port.
+pub fn serve(engine: MemoryEngine) -> ServerHandle {
+    serve_with(engine, 4, StreamingConfig::default())
+}
+
+pub fn serve_with(engine: MemoryEngine, n_workers: usize, streaming: StreamingConfig) -> ServerHandle {
+    let builder = Server::builder().engine("memory", engine).listen("127.0.0.1:0");
+    builder.workers(n_workers).streaming(streaming).start().unwrap()
+}
+
+/// Waits until `look` gives `expected`: for counters that follow an event without a message of their own. Yields between two
+/// looks; the deadline only bounds a failing test.
+#[track_caller]
+pub fn eventually<T: PartialEq + Debug>(what: &str, expected: &T, look: impl Fn() -> T) {
+    let end = Instant::now() + DEADLINE;
+    let mut last = look();
+    while last != *expected {
+        assert!(Instant::now() < end, "{what}: {last:?} instead of {expected:?}");
+        std::thread::yield_now();
+        last = look();
+    }
+}
