@@ -1,4 +1,7 @@
 //! rowstream.
+#[cfg(feature = "cli")]
+#[doc(hidden)] // the program; not a library to build on
+pub mod cli;
 mod clock;
 mod connection;
 pub mod engine;

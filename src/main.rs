@@ -1,1 +1,2 @@
+//! The `rowstream` binary; all of it is in the library's `cli` module.
 fn main() {}
