@@ -20,5 +20,6 @@ pub use client::{Client, ClientError};
 pub use id::StreamId as QueryStreamId;
 pub use protocol::ServerMessage as StreamingMessage;
 
-pub use server::{Server, ServerHandle};
-pub use stream::StreamingConfig;
+pub use engine::memory::{Gate, MemoryEngine, Script};
+pub use server::{Server, ServerHandle, StreamReport};
+pub use stream::{QueryStreamStatus, StreamingConfig};

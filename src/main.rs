@@ -1,2 +1,7 @@
 //! The `rowstream` binary; all of it is in the library's `cli` module.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rowstream::cli::main()
+}

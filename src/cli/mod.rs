@@ -3,3 +3,56 @@
 //! The only part of the crate that prints. Must not know locks or sockets.
 
 mod demo;
+mod serve;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Stream large SQL results over WebSocket.
+#[derive(Debug, Parser)]
+#[command(name = "rowstream", version, about, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve databases to WebSocket clients.
+    Serve(serve::Arguments),
+}
+
+/// How the program ends. The numbers are a contract with scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Ok = 0,
+    /// The query failed, or the server could not start.
+    Failed = 1,
+    Usage = 2,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// The program. Blocks until it has done what it was asked.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Without RUST_LOG, what an operator must act on; the libraries below have nothing to say at that level.
+    let env = env_logger::Env::default().default_filter_or("warn");
+    env_logger::Builder::from_env(env).format_target(false).init();
+    let exit = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::run(arguments),
+    };
+    exit.into()
+}
+
+/// Says what went wrong, in one line.
+#[allow(clippy::print_stderr)] // this is the program's voice
+fn complain(error: &dyn fmt::Display) {
+    eprintln!("rowstream: {error}");
+}

@@ -253,3 +253,12 @@ fn report(stream: &Stream, now: Instant) -> StreamReport {
         elapsed: now.saturating_duration_since(stream.accepted_at),
     }
 }
+
+/// Shuts a server down on a thread of its own, for callers that must go on listening.
+#[cfg(feature = "cli")]
+pub(crate) fn shut_down_in_background(server: ServerHandle) -> io::Result<()> {
+    crate::thread::spawn_named("shutdown", crate::thread::STACK_BYTES_CONNECTION, move || {
+        server.shutdown()
+    })
+    .map(drop)
+}

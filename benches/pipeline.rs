@@ -1,0 +1,724 @@
+//! How fast and how small the server is, beside the floor: the same work by one thread with nothing in between.
+//!
+//! ```text
+//! cargo bench --bench pipeline -- DATABASE [SECTION ...]
+//! ```
+//!
+//! DATABASE is a file with TPC-H's `lineitem`, such as `rowstream serve --demo 1` leaves in the temporary folder. Sections are
+//! `throughput`, `latency`, `memory`, `stalled`, `fairness` and `cancel`; without any, all run. Each prints its figures beside
+//! their targets. Figures of one section come from one run and are compared as ratios; CPU time is the server process's own.
+//! The server, the clients that only drain, and the floor are processes of their own.
+#![allow(unsafe_code)] // the floor calls SQLite's C interface directly: that is its point
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a benchmark run by hand: it stops where something is wrong, and prints
+
+use std::env;
+use std::ffi::CString;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::ptr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::ffi;
+
+const TABLE: &str = "lineitem";
+const FLOOR_PIECE_BYTES: usize = 128 * 1024;
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["--floor", database, mode] => floor(database, mode),
+        ["--drain-bytes", address] => drain_bytes(address),
+        ["--drain-query", address, query] => drain_query(address, query),
+        ["--crowd", address, n, seconds, query] => crowd(address, n.parse().unwrap(), seconds.parse().unwrap(), query),
+        [database, sections @ ..] => {
+            let all: [(&str, fn(&str)); 6] = [
+                ("throughput", throughput),
+                ("latency", latency),
+                ("memory", memory),
+                ("stalled", stalled),
+                ("fairness", fairness),
+                ("cancel", cancel),
+            ];
+            for (name, section) in all {
+                if sections.is_empty() || sections.contains(&name) {
+                    println!("\n## {name}");
+                    section(database);
+                }
+            }
+        }
+        [] => println!("usage: cargo bench --bench pipeline -- DATABASE [SECTION ...]"),
+    }
+}
+
+// ---- sections ----
+
+/// Server CPU per row and rows per second, as ratios to the floor of the same round.
+fn throughput(database: &str) {
+    const ROUNDS: usize = 5;
+    let mut table: Vec<(String, Vec<f64>, Vec<f64>)> = Vec::new();
+    let mut record = |name: String, cpu: f64, rate: f64| match table.iter_mut().find(|(known, ..)| *known == name) {
+        Some((_, cpus, rates)) => {
+            cpus.push(cpu);
+            rates.push(rate);
+        }
+        None => table.push((name, vec![cpu], vec![rate])),
+    };
+    for _ in 0..ROUNDS {
+        for mode in ["step", "read", "encode", "pipe"] {
+            let (rows, cpu_ns, wall_ns) = run_floor(database, mode);
+            record(format!("floor: {mode}"), cpu_ns / rows, rows / wall_ns);
+        }
+        let server = Server::start(database, &[]);
+        for (row_format, batch_size) in [("array", 1_000), ("array", 100), ("object", 1_000)] {
+            let query = query_json(
+                &format!("SELECT * FROM {TABLE}"),
+                &format!("\"row_format\":\"{row_format}\",\"batch_size\":{batch_size}"),
+            );
+            let (rows, cpu_ns, wall_ns) = server.stream(&query);
+            record(
+                format!("server: {row_format}, {batch_size}"),
+                cpu_ns / rows,
+                rows / wall_ns,
+            );
+        }
+    }
+    let (floor_cpu, floor_rate) = table
+        .iter()
+        .find(|(name, ..)| name == "floor: pipe")
+        .map(|(_, cpus, rates)| (cpus.clone(), rates.clone()))
+        .unwrap();
+    println!("| what | CPU ns/row | ratio to floor | rows/s | ratio to floor |\n|---|---:|---:|---:|---:|");
+    for (name, cpus, rates) in &table {
+        let ratios = |ours: &[f64], floor: &[f64]| median(ours.iter().zip(floor).map(|(a, b)| a / b).collect());
+        println!(
+            "| {name} | {:.0} | {:.2} | {:.0} | {:.2} |",
+            median(cpus.clone()),
+            ratios(cpus, &floor_cpu),
+            median(rates.clone()) * 1e9,
+            ratios(rates, &floor_rate)
+        );
+    }
+    println!("targets: CPU at most 1.25 with array and 1,000, 1.5 with 100; rows/s at least 0.85");
+}
+
+/// Time to the first batch, and of a whole small query, on an open connection.
+fn latency(database: &str) {
+    let server = Server::start(database, &[]);
+    let mut client = Client::connect(&server.address);
+    let scan = query_json(&format!("SELECT * FROM {TABLE}"), "\"row_format\":\"array\"");
+    let mut first_batch = Vec::new();
+    for n in 0..220 {
+        let begun_at = Instant::now();
+        client.send(&scan);
+        let stream_id = client.until("query_started");
+        client.until("query_batch");
+        if n >= 20 {
+            first_batch.push(begun_at.elapsed().as_secs_f64() * 1e3);
+        }
+        client.send(&format!(
+            "{{\"type\":\"cancel_query\",\"stream_id\":\"{}\"}}",
+            field(&stream_id, "stream_id")
+        ));
+        client.until("query_cancelled");
+    }
+    let one = query_json("SELECT 1", "");
+    let mut round_trip = Vec::new();
+    for n in 0..5_500 {
+        let begun_at = Instant::now();
+        client.send(&one);
+        client.until("query_completed");
+        if n >= 500 {
+            round_trip.push(begun_at.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    println!(
+        "first batch of a scan: {} ms (target: median under 1.5)",
+        quantiles(first_batch)
+    );
+    println!(
+        "SELECT 1: {} microseconds (target: median under 150)",
+        quantiles(round_trip)
+    );
+}
+
+/// Peak memory of a large result beside a small one.
+fn memory(database: &str) {
+    let server = Server::start(database, &[]);
+    let query = |limit: &str| query_json(&format!("SELECT * FROM {TABLE}{limit}"), "\"batch_size\":1000");
+    server.stream(&query(" LIMIT 10000"));
+    let small = server.memory_kib("VmHWM");
+    server.stream(&query(""));
+    let large = server.memory_kib("VmHWM");
+    println!(
+        "peak resident: {small} KiB after 10,000 rows, {large} KiB after all: +{} KiB (target: at most 8,192)",
+        large - small
+    );
+}
+
+/// One client that reads, beside a hundred that do not.
+fn stalled(database: &str) {
+    const STALLED: usize = 100;
+    let server = Server::start(database, &[]);
+    let query = query_json(
+        &format!("SELECT * FROM {TABLE}"),
+        "\"row_format\":\"array\",\"batch_size\":1000",
+    );
+    let mut ratios = Vec::new();
+    let mut grown = 0;
+    for _ in 0..3 {
+        let (rows, _, wall_alone) = server.stream(&query);
+        let before = server.memory_kib("VmRSS");
+        let clients: Vec<_> = (0..STALLED)
+            .map(|_| {
+                let mut client = Client::connect(&server.address);
+                client.send(&query);
+                client.until("query_started");
+                client
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(1_500));
+        grown = server.memory_kib("VmRSS") - before;
+        let (rows_beside, _, wall_beside) = server.stream(&query);
+        assert!((rows - rows_beside).abs() < 0.5);
+        ratios.push(wall_alone / wall_beside);
+        drop(clients);
+        thread::sleep(Duration::from_millis(500));
+    }
+    println!(
+        "rows/s beside {STALLED} stalled clients: {:.2} of alone (target: at least 0.95)",
+        median(ratios)
+    );
+    println!(
+        "memory of {STALLED} stalled streams: {grown} KiB (buffers are at most 32 MiB or one batch each, whichever is more)"
+    );
+}
+
+/// A thousand big streams on a thousand connections.
+fn fairness(database: &str) {
+    const CROWD: usize = 1_000;
+    const SECONDS: u64 = 8;
+    let server = Server::start(database, &[]);
+    let query = query_json(&format!("SELECT * FROM {TABLE}"), "\"row_format\":\"array\"");
+    let run = |n: usize, seconds: u64| {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--crowd", &server.address, &n.to_string(), &seconds.to_string(), &query])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "connected");
+        let idle = server.memory_kib("VmRSS");
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), "busy");
+        let busy = server.memory_kib("VmRSS");
+        let rows: Vec<f64> = lines
+            .next()
+            .unwrap()
+            .unwrap()
+            .split(' ')
+            .map(|n| n.parse().unwrap())
+            .collect();
+        let in_first_second: usize = lines.next().unwrap().unwrap().parse().unwrap();
+        child.wait().unwrap();
+        (rows, in_first_second, idle, busy)
+    };
+    let start = server.memory_kib("VmRSS");
+    let (few, ..) = run(10, SECONDS);
+    let before = server.memory_kib("VmRSS");
+    let (many, in_first_second, idle, busy) = run(CROWD, SECONDS);
+    let total = |rows: &[f64]| rows.iter().sum::<f64>();
+    let jain = total(&many).powi(2) / (CROWD as f64 * many.iter().map(|rows| rows * rows).sum::<f64>());
+    println!("streams with rows in the first second: {in_first_second} of {CROWD} (target: all)");
+    println!("Jain's index over rows after {SECONDS} s: {jain:.3} (target: at least 0.97)");
+    println!(
+        "rows/s: {:.2} of what 10 streams get (target: at least 0.8)",
+        total(&many) / total(&few)
+    );
+    println!(
+        "memory per idle connection: {} KiB (target: at most 64)",
+        (idle.saturating_sub(before)) / CROWD as u64
+    );
+    println!(
+        "memory per running stream: {} KiB (target: at most 200); at start {start} KiB",
+        (busy.saturating_sub(before)) / CROWD as u64
+    );
+}
+
+/// From `cancel_query` to `query_cancelled`.
+fn cancel(database: &str) {
+    let server = Server::start(database, &[]);
+    let mut client = Client::connect(&server.address);
+    let mut measure = |sql: &str, rounds: usize, wait: fn(usize) -> Duration| {
+        let query = query_json(sql, "\"row_format\":\"array\",\"batch_size\":1000");
+        let mut times = Vec::new();
+        for n in 0..rounds {
+            client.send(&query);
+            let started = client.until("query_started");
+            let until = Instant::now() + wait(n);
+            while Instant::now() < until {
+                client.try_drain(until);
+            }
+            let begun_at = Instant::now();
+            client.send(&format!(
+                "{{\"type\":\"cancel_query\",\"stream_id\":\"{}\"}}",
+                field(&started, "stream_id")
+            ));
+            let end = client.until("query_cancelled");
+            assert!(end.contains("\"engine_stopped\":true"), "{end}");
+            times.push(begun_at.elapsed().as_secs_f64() * 1e3);
+        }
+        quantiles(times)
+    };
+    let scan = measure(&format!("SELECT * FROM {TABLE}"), 300, |n| {
+        Duration::from_millis(n as u64 % 20)
+    });
+    println!("cancel of a scan: {scan} ms (target: p99 under 5)");
+    let sort = format!("SELECT * FROM (SELECT * FROM {TABLE} LIMIT 2000000) ORDER BY l_comment, l_orderkey");
+    let sort = measure(&sort, 100, |n| Duration::from_millis(50 + 20 * (n as u64 % 100)));
+    println!("cancel of a sort of 2 million rows: {sort} ms (target: p99 under 100)");
+}
+
+// ---- the server and its clients ----
+
+/// A `rowstream serve` process.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(database: &str, flags: &[&str]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_rowstream"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--db", database])
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line
+            .trim()
+            .strip_prefix("listening on ws://")
+            .unwrap()
+            .strip_suffix("/ws")
+            .unwrap()
+            .to_owned();
+        Self { process, address }
+    }
+
+    /// CPU time of all its threads that are alive, in nanoseconds.
+    fn cpu_ns(&self) -> f64 {
+        cpu_ns_of(self.process.id())
+    }
+
+    fn memory_kib(&self, what: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Streams a query to a process that drops what it reads: rows, server CPU and wall time, both in nanoseconds.
+    fn stream(&self, query: &str) -> (f64, f64, f64) {
+        let before = self.cpu_ns();
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--drain-query", &self.address, query])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        // The connection is still open, so the threads that served it are still there to be asked.
+        let cpu_ns = self.cpu_ns() - before;
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let mut figures = line.split_whitespace().map(|n| n.parse::<f64>().unwrap());
+        (figures.next().unwrap(), cpu_ns, figures.next().unwrap())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+fn cpu_ns_of(process: u32) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
+        .map(|line| line.split_whitespace().next().unwrap().parse::<f64>().unwrap())
+        .sum()
+}
+
+/// Just enough of a WebSocket client to cost next to nothing.
+struct Client {
+    socket: BufReader<TcpStream>,
+    message: Vec<u8>,
+}
+
+impl Client {
+    fn connect(address: &str) -> Self {
+        let socket = TcpStream::connect(address).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let mut client = Self {
+            socket: BufReader::with_capacity(256 * 1024, socket),
+            message: Vec::new(),
+        };
+        let request = format!(
+            "GET /ws HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        client.socket.get_mut().write_all(request.as_bytes()).unwrap();
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            client.socket.read_line(&mut line).unwrap();
+        }
+        client
+    }
+
+    /// Sends a text message, masked with the key 0.
+    fn send(&mut self, text: &str) {
+        let mut frame = vec![0x81];
+        match u16::try_from(text.len()).unwrap() {
+            len @ 0..=125 => frame.push(0x80 | len as u8),
+            len => {
+                frame.push(0x80 | 126);
+                frame.extend(len.to_be_bytes());
+            }
+        }
+        frame.extend([0; 4]);
+        frame.extend(text.as_bytes());
+        self.socket.get_mut().write_all(&frame).unwrap();
+    }
+
+    fn read_message(&mut self) -> &[u8] {
+        let mut head = [0; 2];
+        self.socket.read_exact(&mut head).unwrap();
+        let len = match head[1] {
+            126 => {
+                let mut len = [0; 2];
+                self.socket.read_exact(&mut len).unwrap();
+                usize::from(u16::from_be_bytes(len))
+            }
+            127 => {
+                let mut len = [0; 8];
+                self.socket.read_exact(&mut len).unwrap();
+                u64::from_be_bytes(len) as usize
+            }
+            len => usize::from(len),
+        };
+        self.message.resize(len, 0);
+        self.socket.read_exact(&mut self.message).unwrap();
+        &self.message
+    }
+
+    /// Reads until a message of this type, and returns it.
+    fn until(&mut self, ty: &str) -> String {
+        let wanted = format!("{{\"type\":\"{ty}\"");
+        loop {
+            let message = self.read_message();
+            if message.starts_with(wanted.as_bytes()) {
+                return String::from_utf8(message.to_vec()).unwrap();
+            }
+            assert!(
+                !message.starts_with(b"{\"type\":\"error\""),
+                "{}",
+                String::from_utf8_lossy(message)
+            );
+        }
+    }
+
+    /// Reads a message if one comes until `until`.
+    fn try_drain(&mut self, until: Instant) {
+        let left = until
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_micros(1));
+        self.socket.get_ref().set_read_timeout(Some(left)).unwrap();
+        let has_some = self.socket.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+        self.socket.get_ref().set_read_timeout(None).unwrap();
+        if has_some {
+            self.read_message();
+        }
+    }
+}
+
+fn query_json(sql: &str, fields: &str) -> String {
+    let comma = if fields.is_empty() { "" } else { "," };
+    format!("{{\"type\":\"stream_query\",\"query\":\"{sql}\",\"progress_interval_ms\":0{comma}{fields}}}")
+}
+
+/// The text of a field that is a string or a number.
+fn field<'a>(message: &'a str, name: &str) -> &'a str {
+    let (_, rest) = message.split_once(&format!("\"{name}\":")).unwrap();
+    rest.trim_start_matches('"').split(['"', ',', '}']).next().unwrap()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn quantiles(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    let at = |q: f64| values[((values.len() - 1) as f64 * q).round() as usize];
+    format!("median {:.2}, p99 {:.2}, worst {:.2}", at(0.5), at(0.99), at(1.0))
+}
+
+// ---- processes of their own ----
+
+fn wait_for_line() {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+}
+
+fn drain_query(address: &str, query: &str) {
+    let mut client = Client::connect(address);
+    let begun_at = Instant::now();
+    client.send(query);
+    let end = client.until("query_completed");
+    println!("{} {}", field(&end, "total_rows"), begun_at.elapsed().as_nanos());
+    wait_for_line();
+}
+
+fn drain_bytes(address: &str) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    let mut buffer = vec![0; 256 * 1024];
+    while socket.read(&mut buffer).unwrap() > 0 {}
+}
+
+/// Many clients, each with one stream that it reads as fast as it can.
+fn crowd(address: &str, n: usize, seconds: u64, query: &str) {
+    let clients: Vec<_> = (0..n).map(|_| Client::connect(address)).collect();
+    println!("connected");
+    wait_for_line();
+    let begun_at = Instant::now();
+    let end = begun_at + Duration::from_secs(seconds);
+    let readers: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            let query = query.to_owned();
+            thread::Builder::new()
+                .stack_size(128 * 1024)
+                .spawn(move || {
+                    client.send(&query);
+                    let (mut rows, mut first) = (0.0, None);
+                    while Instant::now() < end {
+                        client
+                            .socket
+                            .get_ref()
+                            .set_read_timeout(Some(Duration::from_secs(seconds)))
+                            .unwrap();
+                        let message = client.read_message();
+                        if message.starts_with(b"{\"type\":\"query_batch\"") {
+                            first.get_or_insert_with(|| begun_at.elapsed());
+                            let tail =
+                                String::from_utf8_lossy(&message[message.len().saturating_sub(80)..]).into_owned();
+                            rows += field(&tail, "row_count").parse::<f64>().unwrap();
+                        } else if message.starts_with(b"{\"type\":\"query_completed\"") {
+                            client.send(&query);
+                        }
+                    }
+                    (rows, first)
+                })
+                .unwrap()
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(seconds / 2));
+    println!("busy");
+    let results: Vec<(f64, Option<Duration>)> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
+    let rows: Vec<String> = results.iter().map(|(rows, _)| rows.to_string()).collect();
+    println!("{}", rows.join(" "));
+    let early = |first: &Option<Duration>| first.is_some_and(|first| first <= Duration::from_secs(1));
+    println!("{}", results.iter().filter(|(_, first)| early(first)).count());
+}
+
+// ---- the floor ----
+
+/// Runs the floor in a process of its own: rows, CPU and wall time, both in nanoseconds.
+fn run_floor(database: &str, mode: &str) -> (f64, f64, f64) {
+    let output = Command::new(env::current_exe().unwrap())
+        .args(["--floor", database, mode])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut figures = text.split_whitespace().map(|n| n.parse::<f64>().unwrap());
+    (
+        figures.next().unwrap(),
+        figures.next().unwrap(),
+        figures.next().unwrap(),
+    )
+}
+
+/// One thread: steps the statement (`step`), reads every cell (`read`), encodes JSON arrays (`encode`), and writes them in
+/// pieces of 128 KiB to a socket that another process drains (`pipe`).
+fn floor(database: &str, mode: &str) {
+    let sink = (mode == "pipe").then(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let drain = Command::new(env::current_exe().unwrap())
+            .args(["--drain-bytes", &address])
+            .spawn()
+            .unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_nodelay(true).unwrap();
+        (socket, drain)
+    });
+    let (mut socket, drain) = sink.map_or((None, None), |(socket, drain)| (Some(socket), Some(drain)));
+    let path = CString::new(database).unwrap();
+    let sql = CString::new(format!("SELECT * FROM {TABLE}")).unwrap();
+    let process = std::process::id();
+    let (before, begun_at) = (cpu_ns_of(process), Instant::now());
+    let mut rows = 0_u64;
+    let mut out: Vec<u8> = Vec::with_capacity(FLOOR_PIECE_BYTES + 4_096);
+    // SAFETY: one connection and one statement, used by this thread alone and closed at the end; each text is read before the
+    // next call on the statement.
+    unsafe {
+        let mut db = ptr::null_mut();
+        let flags = ffi::SQLITE_OPEN_READONLY | ffi::SQLITE_OPEN_NOMUTEX;
+        assert_eq!(
+            ffi::sqlite3_open_v2(path.as_ptr(), &raw mut db, flags, ptr::null()),
+            ffi::SQLITE_OK
+        );
+        let mut statement = ptr::null_mut();
+        let prepared = ffi::sqlite3_prepare_v2(db, sql.as_ptr(), -1, &raw mut statement, ptr::null_mut());
+        assert_eq!(prepared, ffi::SQLITE_OK);
+        let n_columns = ffi::sqlite3_column_count(statement);
+        while ffi::sqlite3_step(statement) == ffi::SQLITE_ROW {
+            rows += 1;
+            match mode {
+                "step" => {}
+                "read" => {
+                    for column in 0..n_columns {
+                        std::hint::black_box(read_cell(statement, column));
+                    }
+                }
+                _ => {
+                    out.extend_from_slice(if out.is_empty() { b"[" } else { b",[" });
+                    for column in 0..n_columns {
+                        if column > 0 {
+                            out.push(b',');
+                        }
+                        encode_cell(&read_cell(statement, column), &mut out);
+                    }
+                    out.push(b']');
+                    if out.len() >= FLOOR_PIECE_BYTES {
+                        if let Some(socket) = &mut socket {
+                            socket.write_all(&out).unwrap();
+                        }
+                        std::hint::black_box(&out);
+                        out.clear();
+                    }
+                }
+            }
+        }
+        ffi::sqlite3_finalize(statement);
+        ffi::sqlite3_close(db);
+    }
+    if let Some(socket) = &mut socket {
+        socket.write_all(&out).unwrap();
+    }
+    println!(
+        "{rows} {} {}",
+        cpu_ns_of(process) - before,
+        begun_at.elapsed().as_nanos()
+    );
+    drop(socket);
+    if let Some(mut drain) = drain {
+        drain.wait().unwrap();
+    }
+}
+
+enum Cell<'a> {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Bytes(&'a [u8]),
+}
+
+/// # Safety
+/// The statement has a row, and the cell is not used after the next call on it.
+unsafe fn read_cell<'a>(statement: *mut ffi::sqlite3_stmt, column: i32) -> Cell<'a> {
+    // SAFETY: by the contract above.
+    unsafe {
+        let value = ffi::sqlite3_column_value(statement, column);
+        match ffi::sqlite3_value_type(value) {
+            ffi::SQLITE_INTEGER => Cell::Integer(ffi::sqlite3_value_int64(value)),
+            ffi::SQLITE_FLOAT => Cell::Real(ffi::sqlite3_value_double(value)),
+            ffi::SQLITE_TEXT => {
+                let text = ffi::sqlite3_value_text(value);
+                let len = ffi::sqlite3_value_bytes(value) as usize;
+                Cell::Bytes(std::slice::from_raw_parts(text, len))
+            }
+            _ => Cell::Null,
+        }
+    }
+}
+
+fn encode_cell(cell: &Cell<'_>, out: &mut Vec<u8>) {
+    match cell {
+        Cell::Null => out.extend_from_slice(b"null"),
+        Cell::Integer(value) => out.extend_from_slice(itoa::Buffer::new().format(*value).as_bytes()),
+        Cell::Real(value) => encode_real(*value, out),
+        Cell::Bytes(text) => {
+            out.push(b'"');
+            if is_plain(text) {
+                out.extend_from_slice(text);
+            } else {
+                for character in String::from_utf8_lossy(text).escape_default() {
+                    out.push(character as u8);
+                }
+            }
+            out.push(b'"');
+        }
+    }
+}
+
+/// Whether nothing needs an escape, eight bytes at a time.
+fn is_plain(text: &[u8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let special = |word: u64| {
+        let (quote, backslash) = (word ^ (ONES * 0x22), word ^ (ONES * 0x5C));
+        let zeros = (quote.wrapping_sub(ONES) & !quote) | (backslash.wrapping_sub(ONES) & !backslash);
+        (zeros | (word.wrapping_sub(ONES * 0x20) & !word) | word) & (ONES * 0x80)
+    };
+    let (words, rest) = text.as_chunks::<8>();
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let found = words
+        .iter()
+        .fold(0, |found, word| found | special(u64::from_le_bytes(*word)));
+    found | special(u64::from_le_bytes(last)) == 0
+}
+
+/// Two decimals at the most, as TPC-H's are; anything else by the general printer.
+fn encode_real(value: f64, out: &mut Vec<u8>) {
+    let hundredths = (value * 100.0).round();
+    if hundredths.abs() < 1e15 && hundredths / 100.0 == value {
+        let n = hundredths as i64;
+        if n < 0 {
+            out.push(b'-');
+        }
+        let n = n.unsigned_abs();
+        out.extend_from_slice(itoa::Buffer::new().format(n / 100).as_bytes());
+        let rest = (n % 100) as u8;
+        out.extend_from_slice(&[b'.', b'0' + rest / 10]);
+        if rest % 10 > 0 {
+            out.push(b'0' + rest % 10);
+        }
+    } else {
+        out.extend_from_slice(zmij::Buffer::new().format(value).as_bytes());
+    }
+}
