@@ -23,7 +23,7 @@ const CONTROL_BYTES_MAX: usize = 256 * 1024;
 const PONGS_MAX: usize = 16;
 
 /// So many bytes of batches are worth a write of their own; fewer wait [`SOON`] for company.
-const GATHER_BYTES_MIN: usize = 64 * 1024;
+pub(super) const GATHER_BYTES_MIN: usize = 64 * 1024;
 
 /// How long what is not urgent may wait for more.
 const SOON: Duration = Duration::from_millis(2);
@@ -55,6 +55,17 @@ pub(super) struct Taken {
     pub(super) progress_due: Vec<u64>,
     pub(super) closing: Option<Closing>,
     pub(super) reader_gone: bool,
+}
+
+/// Whether the writer may wait when it looks for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// It has something left over.
+    Not,
+    /// Until something comes.
+    UntilSomeComes,
+    /// The same, but rows come fast: it looks by itself soon, so that they need not ring.
+    ExpectingMore,
 }
 
 /// Whether a push has to ring the bell.
@@ -182,19 +193,27 @@ impl Outbox {
         drop(waiting);
     }
 
-    /// Moves everything that waits into `taken`, whose lists are empty. With `may_wait`, blocks while there is nothing, and
-    /// a little longer while what there is may wait for company; every push that matters wakes it.
-    pub(super) fn take(&self, taken: &mut Taken, may_wait: bool) {
+    /// Moves everything that waits into `taken`, whose lists are empty. Unless `wait` says otherwise, blocks while there is
+    /// nothing, and a little longer while what there is may wait for company; every push that matters wakes it.
+    pub(super) fn take(&self, taken: &mut Taken, wait: Wait) {
         let mut state = self.state.lock();
-        let mut dozed = !may_wait;
-        while !state.is_due() && !(dozed && (!may_wait || !state.waiting.ready.is_empty())) {
-            // After a doze without anything to do, the next push has to ring again.
-            state.writer_is = if dozed { WriterIs::Asleep } else { WriterIs::Dozing };
-            if dozed {
-                self.bell.wait(&mut state);
-                dozed = false;
+        let mut expects_more = wait == Wait::ExpectingMore;
+        let mut has_waited_for_company = wait == Wait::Not;
+        while !state.is_due() {
+            let has_some = !state.waiting.ready.is_empty();
+            if has_waited_for_company && (has_some || wait == Wait::Not) {
+                break;
+            }
+            if has_some || expects_more {
+                state.writer_is = WriterIs::Dozing;
+                if self.bell.wait_for(&mut state, SOON).timed_out() {
+                    expects_more = false;
+                    has_waited_for_company = true;
+                }
             } else {
-                dozed = self.bell.wait_for(&mut state, SOON).timed_out();
+                state.writer_is = WriterIs::Asleep;
+                self.bell.wait(&mut state);
+                has_waited_for_company = false;
             }
         }
         state.writer_is = WriterIs::Busy;
