@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::protocol::{CloseCode, ServerMessage, encode_message};
 use crate::scheduler::{Stream, StreamEvent, StreamSink, Urgency};
-use crate::transport::websocket::ControlLane;
+use crate::transport::websocket::{ControlLane, MessageKind};
 
 /// Bytes of answers to requests that may wait. A client that asks on without reading is closed with 4429.
 const CONTROL_BYTES_MAX: usize = 256 * 1024;
@@ -49,7 +49,7 @@ pub(super) struct Closing {
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     pub(super) pongs: VecDeque<Vec<u8>>,
-    pub(super) messages: VecDeque<Vec<u8>>,
+    pub(super) messages: VecDeque<(MessageKind, Vec<u8>)>,
     pub(super) new_lanes: Vec<(u64, Lane)>,
     pub(super) ready: VecDeque<u64>,
     pub(super) progress_due: Vec<u64>,
@@ -96,6 +96,8 @@ struct State {
 pub(crate) struct Outbox {
     state: Mutex<State>,
     bell: Condvar,
+    /// Rung when the writer has taken messages, for an echo that waits for room.
+    room: Condvar,
 }
 
 impl fmt::Debug for Outbox {
@@ -117,6 +119,20 @@ impl Outbox {
                 writer_gone: false,
             }),
             bell: Condvar::new(),
+            room: Condvar::new(),
+        }
+    }
+
+    /// Queues a message as it came. Blocks while others wait to go; woken by the writer's taking them, and by its end.
+    pub(super) fn echo(&self, kind: MessageKind, payload: &[u8]) {
+        let mut state = self.state.lock();
+        while state.message_bytes > CONTROL_BYTES_MAX && !state.writer_gone {
+            self.room.wait(&mut state);
+        }
+        if !state.writer_gone {
+            state.message_bytes += payload.len();
+            state.waiting.messages.push_back((kind, payload.to_vec()));
+            self.ring(&mut state);
         }
     }
 
@@ -131,7 +147,7 @@ impl Outbox {
         }
         if !state.writer_gone {
             state.message_bytes += encoded.len();
-            state.waiting.messages.push_back(encoded);
+            state.waiting.messages.push_back((MessageKind::Text, encoded));
             self.ring(&mut state);
         }
         true
@@ -190,6 +206,7 @@ impl Outbox {
         state.writer_gone = true;
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
+        self.room.notify_all();
         drop(waiting);
     }
 
@@ -220,6 +237,7 @@ impl Outbox {
         state.urgent = false;
         state.batch_bytes = 0;
         state.message_bytes = 0;
+        self.room.notify_all();
         let State { waiting, .. } = &mut *state;
         std::mem::swap(&mut taken.pongs, &mut waiting.pongs);
         std::mem::swap(&mut taken.messages, &mut waiting.messages);

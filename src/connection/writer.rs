@@ -18,7 +18,7 @@ use crate::protocol::{
 };
 use crate::scheduler::{EncodedBatch, Scheduler, Stream, StreamEnd, StreamEvent, Timings};
 use crate::stream::{ProgressMeter, QueryStreamStatus};
-use crate::transport::websocket::FrameWriter;
+use crate::transport::websocket::{FrameWriter, MessageKind};
 
 /// Bytes of batches that go into one write.
 const GATHER_BYTES_MAX: usize = 256 * 1024;
@@ -45,14 +45,19 @@ struct OpenLane {
 
 /// One message of a write.
 enum Piece {
-    Message(Vec<u8>),
+    Message(MessageKind, Vec<u8>),
     Batch(Arc<Stream>, EncodedBatch),
 }
 
 impl Piece {
-    fn bytes(&self) -> &[u8] {
+    fn text(message: Vec<u8>) -> Self {
+        Self::Message(MessageKind::Text, message)
+    }
+
+    fn message(&self) -> (MessageKind, &[u8]) {
         match self {
-            Self::Message(message) | Self::Batch(_, EncodedBatch { message, .. }) => message,
+            Self::Message(kind, message) => (*kind, message),
+            Self::Batch(_, batch) => (MessageKind::Text, &batch.message),
         }
     }
 }
@@ -111,8 +116,8 @@ impl Writer {
             for payload in taken.pongs.drain(..) {
                 self.frames.write_pong(&payload)?;
             }
-            for message in taken.messages.drain(..) {
-                self.gather(Piece::Message(message));
+            for (kind, message) in taken.messages.drain(..) {
+                self.gather(Piece::Message(kind, message));
             }
             for (key, lane) in taken.new_lanes.drain(..) {
                 let meter = ProgressMeter::default();
@@ -143,7 +148,7 @@ impl Writer {
     }
 
     fn gather(&mut self, piece: Piece) {
-        self.gathered_bytes += piece.bytes().len();
+        self.gathered_bytes += piece.message().1.len();
         self.pieces.push(piece);
     }
 
@@ -168,7 +173,7 @@ impl Writer {
         let mut quantum = QUANTUM_BYTES;
         while let Ok(event) = events.try_recv() {
             match event {
-                StreamEvent::Message(message) => self.gather(Piece::Message(message)),
+                StreamEvent::Message(message) => self.gather(Piece::text(message)),
                 // After a cancel nobody wants what is still under way.
                 StreamEvent::Batch(batch) if stream.status() == QueryStreamStatus::Cancelled => {
                     self.give_back(&stream, batch);
@@ -182,7 +187,7 @@ impl Writer {
                     }
                 }
                 StreamEvent::End(end) => {
-                    self.gather(Piece::Message(encoded(&terminator(&stream, end))));
+                    self.gather(Piece::text(encoded(&terminator(&stream, end))));
                     self.session.lock().on_ended(stream.id);
                     self.lanes.remove(&key);
                     return false;
@@ -196,8 +201,8 @@ impl Writer {
         if self.pieces.is_empty() {
             return Ok(());
         }
-        let payloads: Vec<&[u8]> = self.pieces.iter().map(Piece::bytes).collect();
-        let written = self.frames.write_texts(&payloads);
+        let messages: Vec<_> = self.pieces.iter().map(Piece::message).collect();
+        let written = self.frames.write_messages(&messages);
         self.last_write_bytes = std::mem::take(&mut self.gathered_bytes);
         let mut pieces = std::mem::take(&mut self.pieces);
         for piece in pieces.drain(..) {
@@ -250,7 +255,7 @@ impl Writer {
             throughput: reading.throughput,
             detail,
         });
-        self.gather(Piece::Message(encoded(&message)));
+        self.gather(Piece::text(encoded(&message)));
     }
 }
 
