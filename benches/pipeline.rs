@@ -10,6 +10,7 @@
 //! The server, the clients that only drain, and the floor are processes of their own.
 #![allow(unsafe_code)] // the floor calls SQLite's C interface directly: that is its point
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a benchmark run by hand: it stops where something is wrong, and prints
+#![allow(clippy::disallowed_methods)] // and it may sleep: nothing here is a test
 
 use std::env;
 use std::ffi::CString;
@@ -35,8 +36,8 @@ fn main() {
         ["--drain-query", address, query] => drain_query(address, query),
         ["--crowd", address, n, seconds, query] => crowd(address, n.parse().unwrap(), seconds.parse().unwrap(), query),
         [database, sections @ ..] => {
-            let all: [(&str, fn(&str)); 6] = [
-                ("throughput", throughput),
+            let all = [
+                ("throughput", throughput as fn(&str)),
                 ("latency", latency),
                 ("memory", memory),
                 ("stalled", stalled),
@@ -766,7 +767,7 @@ fn encode_real(value: f64, out: &mut Vec<u8>) {
         out.extend_from_slice(itoa::Buffer::new().format(n / 100).as_bytes());
         let rest = (n % 100) as u8;
         out.extend_from_slice(&[b'.', b'0' + rest / 10]);
-        if rest % 10 > 0 {
+        if !rest.is_multiple_of(10) {
             out.push(b'0' + rest % 10);
         }
     } else {

@@ -48,12 +48,12 @@ impl FromStr for StreamId {
 
 /// Names one connection of one server process: counts up from 1, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId(u64);
+pub(crate) struct ConnectionId(u64);
 
 impl ConnectionId {
     /// The id with this number.
     #[must_use]
-    pub const fn new(number: u64) -> Self {
+    pub(crate) const fn new(number: u64) -> Self {
         Self(number)
     }
 }

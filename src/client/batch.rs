@@ -493,7 +493,7 @@ impl<'a> Visitor<'a> for CellsVisitor<'_, 'a> {
 #[serde(transparent)]
 struct Label<'a>(#[serde(borrow)] Cow<'a, str>);
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cli"))] // for the tests of the output formats
 impl Batch {
     /// Batches with these rows, each a JSON array of arrays: for tests of what is done with batches.
     #[allow(clippy::unwrap_used)] // a failed unwrap is a test's mistake

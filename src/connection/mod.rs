@@ -44,7 +44,6 @@ pub(crate) enum Purpose {
 }
 
 /// A connection that is ready to be served.
-#[expect(missing_debug_implementations, reason = "three trait objects, nothing to show")]
 pub(crate) struct Connection {
     halves: Halves,
     handle: Arc<ConnectionHandle>,

@@ -8,7 +8,7 @@ mod encode;
 mod message;
 
 pub use close::CloseCode;
-pub(crate) use decode::{DecodeError, decode_client_message, decode_server_message};
+pub(crate) use decode::{decode_client_message, decode_server_message};
 pub(crate) use encode::{BatchEnvelope, encode_client_message, encode_message};
 pub use message::{
     BatchMessage, CancelQuery, CancelledMessage, ClientMessage, ColumnsMessage, CompletedMessage, DataFormat,

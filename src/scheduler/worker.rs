@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use super::Core;
-use super::job::{Job, TurnEnd};
+use super::job::TurnEnd;
 use super::live::Stream;
 use super::queue::{QUANTUM_BYTES, Work};
+use super::{Core, Resting};
 use crate::clock;
 
 /// What one estimate may take of a worker.
@@ -79,7 +79,7 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>) {
 }
 
 /// Ends when: every sender of the channel is gone.
-pub(super) fn close_until_disconnected(jobs: &Receiver<(Arc<Stream>, Box<Job>)>) {
+pub(super) fn close_until_disconnected(jobs: &Receiver<Resting>) {
     for (stream, job) in jobs {
         let cancelled = Arc::clone(&stream);
         stream.finish(job, |job| job.cancelled(&cancelled));

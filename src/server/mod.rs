@@ -53,7 +53,6 @@ impl Server {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn builder() -> ServerBuilder {
         ServerBuilder::new()
     }

@@ -4,6 +4,7 @@
 //! reaches the socket behind the writer's back. Frames going out are put together here, header and payload in one vectored
 //! write, without copying the payload. Must not know what messages mean.
 
+use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -128,6 +129,20 @@ pub(crate) fn read_messages(
         socket.get_mut().bytes_since_message = 0;
     };
     (end, socket.into_inner().read)
+}
+
+impl fmt::Display for ReadEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the peer closed"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Gone(None) => f.write_str("the peer is gone"),
+            Self::Gone(Some(error)) => write!(f, "the peer is gone: {error}"),
+            Self::Protocol(text) => write!(f, "the peer broke the protocol: {text}"),
+            Self::InvalidUtf8 => f.write_str("a text message was not UTF-8"),
+            Self::TooBig => f.write_str("a message was too big"),
+        }
+    }
 }
 
 fn read_end(error: Error, lane: &dyn ControlLane) -> ReadEnd {
