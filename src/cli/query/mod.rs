@@ -225,8 +225,7 @@ impl Printer {
         let elapsed = self.progress.finish();
         match end {
             End::Output(error) => {
-                stream.canceller().cancel();
-                // Nobody is there to read what is still in the buffer, and dropping it would try once more to write it.
+                // Dropping the stream cancels the query. Nobody is there to read what is still in the buffer, and dropping it would try once more to write it.
                 let (_out, _unwritten) = self.out.into_parts();
                 if error.kind() == io::ErrorKind::BrokenPipe {
                     return Exit::Ok;
