@@ -14,13 +14,15 @@ use super::http::{self, Answer};
 use super::outbox::{Lane, Outbox};
 use super::session::{Action, Session};
 use super::writer::{Writer, WriterEnd};
-use super::{ConnectionContext, ConnectionHandle};
+use super::{ConnectionContext, ConnectionHandle, Purpose};
 use crate::clock;
 use crate::error::CancelReason;
 use crate::protocol::{CloseCode, ErrorMessage, ServerMessage, StreamQuery};
 use crate::scheduler::{Alarm, AlarmGuard, StreamSink};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
-use crate::transport::websocket::{ControlLane, FrameWriter, InboundLimits, Incoming, ReadEnd, Side, read_messages};
+use crate::transport::websocket::{
+    ControlLane, FrameWriter, InboundLimits, Incoming, MessageKind, ReadEnd, Side, read_messages,
+};
 use crate::transport::{Halves, ReadHalf, TransportControl};
 
 /// Time for the whole HTTP head, from the first moment of the connection.
@@ -162,6 +164,14 @@ impl<'a> Messages<'a> {
     }
 
     fn on_incoming(&self, incoming: &Incoming<'_>) -> ControlFlow<()> {
+        if self.context.purpose == Purpose::Echo {
+            match incoming {
+                Incoming::Text(text) => self.outbox.echo(MessageKind::Text, text.as_bytes()),
+                Incoming::Binary(bytes) => self.outbox.echo(MessageKind::Binary, bytes),
+                Incoming::Pong => {}
+            }
+            return ControlFlow::Continue(());
+        }
         let action = match incoming {
             Incoming::Text(text) => self.session.lock().on_text(text),
             Incoming::Binary(_) => self.session.lock().on_binary(),

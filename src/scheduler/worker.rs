@@ -51,7 +51,7 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>) {
             match turn {
                 Ok(TurnEnd::Again(bytes)) => job.deficit -= i64::try_from(bytes).unwrap_or(QUANTUM_BYTES),
                 Ok(TurnEnd::NoRoom) => match stream.park(job) {
-                    None => return,
+                    None => return stream.nothing_follows(),
                     Some(awake) => {
                         job = awake;
                         job.not_parked_after_all();
@@ -66,6 +66,7 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>) {
         }
         if core.queue.has_waiting() {
             stream.put_back(job);
+            stream.nothing_follows();
             stream = core.queue.exchange(stream);
             let Some(next) = stream.take_job() else {
                 return;

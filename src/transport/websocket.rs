@@ -35,7 +35,6 @@ const REASON_BYTES_MAX: usize = 123;
 const OPCODE_TEXT: u8 = 1;
 const OPCODE_BINARY: u8 = 2;
 const OPCODE_CLOSE: u8 = 8;
-const OPCODE_PING: u8 = 9;
 const OPCODE_PONG: u8 = 10;
 
 /// Where the reader leaves the control frames that it owes the peer. Nothing here may block.
@@ -230,6 +229,15 @@ pub(crate) enum MessageKind {
     Binary,
 }
 
+impl MessageKind {
+    const fn opcode(self) -> u8 {
+        match self {
+            Self::Text => OPCODE_TEXT,
+            Self::Binary => OPCODE_BINARY,
+        }
+    }
+}
+
 /// Puts frames on the wire; the only one that does. After an error the connection is of no use any more: a frame may have gone
 /// out in part.
 pub(crate) struct FrameWriter {
@@ -247,28 +255,27 @@ impl FrameWriter {
         }
     }
 
-    /// Writes each payload as one text message. Blocks until the transport has taken them all.
-    pub(crate) fn write_texts(&mut self, payloads: &[&[u8]]) -> io::Result<()> {
-        self.write_messages(MessageKind::Text, payloads)
+    /// Writes one text message. Blocks until the transport has taken it.
+    pub(crate) fn write_text(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.write_messages(&[(MessageKind::Text, payload)])
     }
 
-    /// Writes each payload as one message: headers and payloads in as few writes as the transport takes them.
-    pub(crate) fn write_messages(&mut self, kind: MessageKind, payloads: &[&[u8]]) -> io::Result<()> {
-        let opcode = match kind {
-            MessageKind::Text => OPCODE_TEXT,
-            MessageKind::Binary => OPCODE_BINARY,
-        };
+    /// Writes each payload as one message of its kind: headers and payloads in as few writes as the transport takes them.
+    /// Blocks until it has taken them all.
+    pub(crate) fn write_messages(&mut self, messages: &[(MessageKind, &[u8])]) -> io::Result<()> {
         if self.side == Side::Client {
-            return payloads
+            return messages
                 .iter()
-                .try_for_each(|payload| self.write_masked(opcode, payload));
+                .try_for_each(|(kind, payload)| self.write_masked(kind.opcode(), payload));
         }
-        for payloads in payloads.chunks(SLICES_MAX / 2) {
+        for messages in messages.chunks(SLICES_MAX / 2) {
             self.headers.clear();
-            self.headers
-                .extend(payloads.iter().map(|payload| header(opcode, payload.len(), None)));
-            let mut slices = Vec::with_capacity(2 * payloads.len());
-            for ((header, len), payload) in self.headers.iter().zip(payloads) {
+            let headers = messages
+                .iter()
+                .map(|(kind, payload)| header(kind.opcode(), payload.len(), None));
+            self.headers.extend(headers);
+            let mut slices = Vec::with_capacity(2 * messages.len());
+            for ((header, len), (_, payload)) in self.headers.iter().zip(messages) {
                 slices.push(IoSlice::new(&header[..*len]));
                 slices.push(IoSlice::new(payload));
             }
@@ -279,10 +286,6 @@ impl FrameWriter {
 
     pub(crate) fn write_pong(&mut self, payload: &[u8]) -> io::Result<()> {
         self.write_control(OPCODE_PONG, payload)
-    }
-
-    pub(crate) fn write_ping(&mut self, payload: &[u8]) -> io::Result<()> {
-        self.write_control(OPCODE_PING, payload)
     }
 
     /// Writes a close frame; a reason that does not fit is cut.
