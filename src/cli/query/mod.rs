@@ -21,9 +21,8 @@ use progress::ProgressLine;
 
 use super::format::{Format, RowWriter};
 use super::{Exit, complain, say};
-use crate::client::{Canceller, Client, ClientError, Event, Outcome, QueryBuilder, QueryStream};
+use crate::client::{Canceller, Client, ClientError, CompletedMessage, Event, Outcome, QueryBuilder, QueryStream};
 use crate::error::CancelReason;
-use crate::protocol::CompletedMessage;
 
 /// Bytes gathered for one write to standard output.
 const OUT_BYTES: usize = 64 * 1024;

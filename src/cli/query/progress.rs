@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::protocol::ProgressMessage;
+use crate::client::ProgressMessage;
 
 /// How often the line is drawn while nothing else happens, so that its clock runs.
 const TICK: Duration = Duration::from_millis(100);
