@@ -542,7 +542,7 @@ fn a_server_that_breaks_the_protocol_is_not_believed() {
         server
             .frames
             .lock()
-            .write_messages(MessageKind::Binary, &[b"x"])
+            .write_messages(&[(MessageKind::Binary, b"x")])
             .unwrap();
     });
     check_violation("UTF-8", |server, _| server.frames.lock().write_text(b"\xff").unwrap());
