@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use crate::cli::text::printable;
-use crate::protocol::ErrorMessage;
+use crate::client::ErrorMessage;
 
 /// Characters of the query's line that are shown before and after the place.
 const CONTEXT_CHARS: usize = 36;
@@ -51,7 +51,6 @@ fn point_at(sql: &str, position: usize) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::ErrorMessage;
 
     #[track_caller]
     fn check(sql: &str, position: usize, expected: Option<(&str, &str)>) {

@@ -21,9 +21,8 @@ use progress::ProgressLine;
 
 use super::format::{Format, RowWriter};
 use super::{Exit, complain, say};
-use crate::client::{Canceller, Client, ClientError, Event, Outcome, QueryBuilder, QueryStream};
+use crate::client::{Canceller, Client, ClientError, CompletedMessage, Event, Outcome, QueryBuilder, QueryStream};
 use crate::error::CancelReason;
-use crate::protocol::CompletedMessage;
 
 /// Bytes gathered for one write to standard output.
 const OUT_BYTES: usize = 64 * 1024;
@@ -225,8 +224,7 @@ impl Printer {
         let elapsed = self.progress.finish();
         match end {
             End::Output(error) => {
-                stream.canceller().cancel();
-                // Nobody is there to read what is still in the buffer, and dropping it would try once more to write it.
+                // Dropping the stream cancels the query. Nobody is there to read what is still in the buffer, and dropping it would try once more to write it.
                 let (_out, _unwritten) = self.out.into_parts();
                 if error.kind() == io::ErrorKind::BrokenPipe {
                     return Exit::Ok;

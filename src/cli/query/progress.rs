@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::protocol::ProgressMessage;
+use crate::client::ProgressMessage;
 
 /// How often the line is drawn while nothing else happens, so that its clock runs.
 const TICK: Duration = Duration::from_millis(100);
@@ -28,7 +28,7 @@ impl ProgressLine {
         } else {
             ProgressDrawTarget::hidden()
         };
-        let bar = ProgressBar::with_draw_target(None, target).with_style(style("{spinner} {msg} {elapsed}"));
+        let bar = ProgressBar::with_draw_target(None, target).with_style(style("{spinner} {elapsed} {msg}"));
         bar.set_message("waiting for the server");
         if !bar.is_hidden() {
             bar.enable_steady_tick(TICK);
@@ -49,15 +49,15 @@ impl ProgressLine {
     }
 
     pub(super) fn update(&mut self, progress: &ProgressMessage) {
+        self.bar.set_message(message(progress));
         if let Some(percentage) = progress.percentage {
             if !self.has_bar {
                 self.has_bar = true;
-                self.bar.set_style(style("{bar:30} {msg} {elapsed}"));
+                self.bar.set_style(style("{bar:20} {elapsed} {msg}"));
                 self.bar.set_length(BAR_LENGTH);
             }
             self.bar.set_position((percentage * 10.0) as u64);
         }
-        self.bar.set_message(message(progress));
     }
 
     /// Runs `write` while the line is out of the way.
@@ -94,7 +94,7 @@ fn message(progress: &ProgressMessage) -> String {
     ));
     let eta_ms = progress.detail.as_ref().and_then(|detail| detail.eta_ms);
     if let Some(eta_ms) = eta_ms {
-        message.push_str(&format!(", {} left", HumanDuration(Duration::from_millis(eta_ms))));
+        message.push_str(&format!(", {:#} left", HumanDuration(Duration::from_millis(eta_ms))));
     }
     message
 }
@@ -120,7 +120,7 @@ mod tests {
         check(
             ",\"percentage\":41.6,\"eta_ms\":90000,\"elapsed_ms\":1,\"phase\":\"streaming\",\"total_rows\":5,
               \"total_kind\":\"exact\",\"rows_sent\":1,\"bytes_sent\":1,\"queue_depth\":0",
-            "42% 1,234,567 rows, 8,912/s, 2 minutes left",
+            "42% 1,234,567 rows, 8,912/s, 2m left",
         );
     }
 }
