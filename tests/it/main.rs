@@ -6,6 +6,7 @@
 mod baseline;
 mod blocking;
 mod cancel;
+#[cfg(feature = "cli")]
 mod cli;
 mod death;
 mod errors;
