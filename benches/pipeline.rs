@@ -214,9 +214,12 @@ fn fairness(database: &str) {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(lines.next().unwrap().unwrap(), "connected");
         let idle = server.memory_kib("VmRSS");
+        let cpu_before = server.cpu_ns();
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         assert_eq!(lines.next().unwrap().unwrap(), "busy");
         let busy = server.memory_kib("VmRSS");
+        let crowd_cpu_line = lines.next().unwrap().unwrap();
+        let cpu_ns = server.cpu_ns() - cpu_before;
         let rows: Vec<f64> = lines
             .next()
             .unwrap()
@@ -226,6 +229,14 @@ fn fairness(database: &str) {
             .collect();
         let in_first_second: usize = lines.next().unwrap().unwrap().parse().unwrap();
         child.wait().unwrap();
+        let n_rows = rows.iter().sum::<f64>();
+        let crowd_cpu_ns: f64 = crowd_cpu_line.parse().unwrap();
+        println!(
+            "{n} streams: {:.0} rows/s, {:.0} CPU-ns per row in the server, {:.0} in the clients",
+            n_rows / seconds as f64,
+            cpu_ns / n_rows,
+            crowd_cpu_ns / n_rows
+        );
         (rows, in_first_second, idle, busy)
     };
     let start = server.memory_kib("VmRSS");
@@ -555,6 +566,7 @@ fn crowd(address: &str, n: usize, seconds: u64, query: &str) {
     println!("connected");
     wait_for_line();
     let begun_at = Instant::now();
+    let cpu_before = cpu_ns_of(std::process::id());
     let end = begun_at + Duration::from_secs(seconds);
     for client in &mut clients {
         client.send(query);
@@ -582,14 +594,17 @@ fn crowd(address: &str, n: usize, seconds: u64, query: &str) {
                         .iter_mut()
                         .filter_map(|member| member.read(&mut buffer, begun_at).then_some(()))
                         .count();
-                    if n_read == 0 {
-                        thread::sleep(Duration::from_micros(200));
+                    // Going round for a few of many would cost more than it reads.
+                    if n_read * 4 < part.len() {
+                        thread::sleep(Duration::from_millis(5));
                     }
                 }
             });
         }
         thread::sleep(Duration::from_secs(seconds / 2));
         println!("busy");
+        thread::sleep((end - Duration::from_millis(50)).saturating_duration_since(Instant::now()));
+        println!("{}", cpu_ns_of(std::process::id()) - cpu_before);
     });
     let rows: Vec<String> = members.iter().map(|member| member.rows.to_string()).collect();
     println!("{}", rows.join(" "));

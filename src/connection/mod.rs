@@ -7,6 +7,7 @@ pub(crate) mod http;
 mod outbox;
 mod reader;
 mod session;
+mod soon;
 mod writer;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use outbox::Outbox;
 pub(crate) use session::SessionLimits;
+pub(crate) use soon::SoonList;
 
 use crate::id::ConnectionId;
 use crate::protocol::CloseCode;
@@ -28,6 +30,7 @@ use crate::transport::{Halves, Transport, TransportControl};
 #[derive(Debug)]
 pub(crate) struct ConnectionContext {
     pub(crate) scheduler: Arc<Scheduler>,
+    pub(crate) soon: Arc<SoonList>,
     pub(crate) session_limits: SessionLimits,
     /// Largest message taken from a client.
     pub(crate) message_bytes_max: usize,
@@ -68,11 +71,15 @@ impl Connection {
     ///
     /// # Errors
     /// Whatever the transport says; it is closed then.
-    pub(crate) fn new(id: ConnectionId, transport: Box<dyn Transport>) -> io::Result<Self> {
+    pub(crate) fn new(
+        id: ConnectionId,
+        transport: Box<dyn Transport>,
+        context: &ConnectionContext,
+    ) -> io::Result<Self> {
         let halves = transport.split()?;
         let handle = Arc::new(ConnectionHandle {
             id,
-            outbox: Arc::new(Outbox::new()),
+            outbox: Arc::new(Outbox::new(Arc::clone(&context.soon))),
             control: Arc::clone(&halves.control),
             is_upgraded: AtomicBool::new(false),
         });

@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use parking_lot::{Condvar, Mutex};
 
+use super::soon::SoonList;
 use crate::protocol::{CloseCode, ServerMessage, encode_message};
 use crate::scheduler::{Stream, StreamEvent, StreamSink, Urgency};
 use crate::transport::websocket::{ControlLane, MessageKind};
@@ -22,11 +22,8 @@ const CONTROL_BYTES_MAX: usize = 256 * 1024;
 /// Pongs that may wait; of more, the newest stay (RFC 6455 section 5.5.3 asks for no more).
 const PONGS_MAX: usize = 16;
 
-/// So many bytes of batches are worth a write of their own; fewer wait [`SOON`] for company.
-pub(super) const GATHER_BYTES_MIN: usize = 64 * 1024;
-
-/// How long what is not urgent may wait for more.
-const SOON: Duration = Duration::from_millis(2);
+/// So many bytes of batches are worth a write of their own; fewer wait for company, as long as the [`SoonList`] lets them.
+const GATHER_BYTES_MIN: usize = 64 * 1024;
 
 /// A stream as the writer sees it.
 #[derive(Debug)]
@@ -57,28 +54,6 @@ pub(super) struct Taken {
     pub(super) reader_gone: bool,
 }
 
-/// Whether the writer may wait when it looks for more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    /// It has something left over.
-    Not,
-    /// Until something comes.
-    UntilSomeComes,
-    /// The same, but rows come fast: it looks by itself soon, so that they need not ring.
-    ExpectingMore,
-}
-
-/// Whether a push has to ring the bell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WriterIs {
-    /// Writing, or about to look.
-    Busy,
-    /// Asleep until something comes.
-    Asleep,
-    /// Asleep, but it will look again within [`SOON`].
-    Dozing,
-}
-
 #[derive(Debug)]
 struct State {
     waiting: Taken,
@@ -86,7 +61,9 @@ struct State {
     /// Bytes of batches announced since the writer last looked.
     batch_bytes: usize,
     urgent: bool,
-    writer_is: WriterIs,
+    writer_sleeps: bool,
+    /// Whether the outbox is in the [`SoonList`].
+    listed: bool,
     lanes_opened: u64,
     /// The writer has ended: nothing is taken any more.
     writer_gone: bool,
@@ -94,6 +71,7 @@ struct State {
 
 /// Everything that waits for one connection's writer. Nothing here blocks but [`take`](Self::take).
 pub(crate) struct Outbox {
+    soon: Arc<SoonList>,
     state: Mutex<State>,
     bell: Condvar,
     /// Rung when the writer has taken messages, for an echo that waits for room.
@@ -107,14 +85,16 @@ impl fmt::Debug for Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(soon: Arc<SoonList>) -> Self {
         Self {
+            soon,
             state: Mutex::new(State {
                 waiting: Taken::default(),
                 message_bytes: 0,
                 batch_bytes: 0,
                 urgent: false,
-                writer_is: WriterIs::Busy,
+                writer_sleeps: false,
+                listed: false,
                 lanes_opened: 0,
                 writer_gone: false,
             }),
@@ -210,30 +190,15 @@ impl Outbox {
         drop(waiting);
     }
 
-    /// Moves everything that waits into `taken`, whose lists are empty. Unless `wait` says otherwise, blocks while there is
-    /// nothing, and a little longer while what there is may wait for company; every push that matters wakes it.
-    pub(super) fn take(&self, taken: &mut Taken, wait: Wait) {
+    /// Moves everything that waits into `taken`, whose lists are empty. With `may_wait`, blocks until there is something worth a
+    /// write; woken by every push that is urgent or makes it enough, and by the [`SoonList`].
+    pub(super) fn take(&self, taken: &mut Taken, may_wait: bool) {
         let mut state = self.state.lock();
-        let mut expects_more = wait == Wait::ExpectingMore;
-        let mut has_waited_for_company = wait == Wait::Not;
-        while !state.is_due() {
-            let has_some = !state.waiting.ready.is_empty();
-            if has_waited_for_company && (has_some || wait == Wait::Not) {
-                break;
-            }
-            if has_some || expects_more {
-                state.writer_is = WriterIs::Dozing;
-                if self.bell.wait_for(&mut state, SOON).timed_out() {
-                    expects_more = false;
-                    has_waited_for_company = true;
-                }
-            } else {
-                state.writer_is = WriterIs::Asleep;
-                self.bell.wait(&mut state);
-                has_waited_for_company = false;
-            }
+        while may_wait && !state.is_due() {
+            state.writer_sleeps = true;
+            self.bell.wait(&mut state);
         }
-        state.writer_is = WriterIs::Busy;
+        state.writer_sleeps = false;
         state.urgent = false;
         state.batch_bytes = 0;
         state.message_bytes = 0;
@@ -248,10 +213,22 @@ impl Outbox {
         taken.reader_gone = waiting.reader_gone;
     }
 
+    /// What is not urgent has waited long enough.
+    pub(super) fn soon_is_now(&self) {
+        let mut state = self.state.lock();
+        state.listed = false;
+        if !state.waiting.ready.is_empty() {
+            self.ring(&mut state);
+        }
+    }
+
     fn ring(&self, state: &mut State) {
         state.urgent = true;
-        if state.writer_is != WriterIs::Busy {
-            state.writer_is = WriterIs::Busy;
+        self.wake(state);
+    }
+
+    fn wake(&self, state: &mut State) {
+        if std::mem::take(&mut state.writer_sleeps) {
             self.bell.notify_one();
         }
     }
@@ -316,19 +293,13 @@ impl StreamSink for LaneBell {
             state.waiting.ready.push_back(self.key);
         }
         state.batch_bytes += bytes;
-        match urgency {
-            Urgency::Now => self.outbox.ring(&mut state),
-            Urgency::Soon => {
-                let wakes = match state.writer_is {
-                    WriterIs::Busy => false,
-                    WriterIs::Asleep => true,
-                    WriterIs::Dozing => state.is_due(),
-                };
-                if wakes {
-                    state.writer_is = WriterIs::Busy;
-                    self.outbox.bell.notify_one();
-                }
-            }
+        if urgency == Urgency::Now {
+            self.outbox.ring(&mut state);
+        } else if state.is_due() {
+            self.outbox.wake(&mut state);
+        } else if !std::mem::replace(&mut state.listed, true) {
+            drop(state);
+            self.outbox.soon.add(Arc::clone(&self.outbox));
         }
     }
 

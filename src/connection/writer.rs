@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::outbox::{Closing, GATHER_BYTES_MIN, Lane, Outbox, Taken, Wait};
+use super::outbox::{Closing, Lane, Outbox, Taken};
 use super::session::Session;
 use crate::clock;
 use crate::id::StreamId;
@@ -73,7 +73,6 @@ pub(super) struct Writer {
     ready: VecDeque<u64>,
     pieces: Vec<Piece>,
     gathered_bytes: usize,
-    last_write_bytes: usize,
 }
 
 impl Writer {
@@ -92,7 +91,6 @@ impl Writer {
             ready: VecDeque::new(),
             pieces: Vec::new(),
             gathered_bytes: 0,
-            last_write_bytes: 0,
         }
     }
 
@@ -107,12 +105,8 @@ impl Writer {
     fn run(&mut self) -> io::Result<WriterEnd> {
         let mut taken = Taken::default();
         loop {
-            let wait = match (self.ready.is_empty(), self.last_write_bytes >= GATHER_BYTES_MIN) {
-                (false, _) => Wait::Not,
-                (true, true) => Wait::ExpectingMore,
-                (true, false) => Wait::UntilSomeComes,
-            };
-            self.outbox.take(&mut taken, wait);
+            let nothing_left_over = self.ready.is_empty();
+            self.outbox.take(&mut taken, nothing_left_over);
             for payload in taken.pongs.drain(..) {
                 self.frames.write_pong(&payload)?;
             }
@@ -203,7 +197,7 @@ impl Writer {
         }
         let messages: Vec<_> = self.pieces.iter().map(Piece::message).collect();
         let written = self.frames.write_messages(&messages);
-        self.last_write_bytes = std::mem::take(&mut self.gathered_bytes);
+        self.gathered_bytes = 0;
         let mut pieces = std::mem::take(&mut self.pieces);
         for piece in pieces.drain(..) {
             if let Piece::Batch(stream, batch) = piece {

@@ -111,6 +111,9 @@ impl Timekeeper {
         {
             log::error!("the timekeeper panicked");
         }
+        // An alarm may hold what holds the timekeeper.
+        let left = std::mem::take(&mut self.shared.state.lock().by_time);
+        drop(left);
     }
 
     /// How many alarms are set.

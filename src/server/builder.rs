@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::ServerHandle;
 use super::connections::Connections;
 use super::listener::Listener;
-use crate::connection::{ConnectionContext, Purpose, SessionLimits};
+use crate::connection::{ConnectionContext, Purpose, SessionLimits, SoonList};
 use crate::engine::Engine;
 use crate::scheduler::{NamedEngine, Scheduler};
 use crate::stream::StreamingConfig;
@@ -182,6 +182,7 @@ impl ServerBuilder {
         let scheduler = Arc::new(scheduler);
         let context = ConnectionContext {
             scheduler: Arc::clone(&scheduler),
+            soon: Arc::new(SoonList::new(&scheduler)),
             session_limits,
             message_bytes_max,
             purpose,

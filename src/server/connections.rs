@@ -66,7 +66,7 @@ impl Connections {
         self.join_ended();
         let id = ConnectionId::new(self.ids.fetch_add(1, Ordering::Relaxed) + 1);
         let peer = transport.peer();
-        let connection = Connection::new(id, transport)?;
+        let connection = Connection::new(id, transport, &self.context)?;
         {
             let mut state = self.state.lock();
             if state.stopping || state.live.len() >= self.connections_max {
