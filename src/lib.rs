@@ -2,6 +2,7 @@
 #[cfg(feature = "cli")]
 #[doc(hidden)] // the program; not a library to build on
 pub mod cli;
+pub mod client;
 mod clock;
 mod connection;
 pub mod engine;
@@ -15,6 +16,7 @@ mod stream;
 mod thread;
 pub mod transport;
 
+pub use client::{Client, ClientError};
 pub use id::StreamId as QueryStreamId;
 pub use protocol::ServerMessage as StreamingMessage;
 

@@ -1,13 +1,181 @@
 //! Bytes out: messages into a caller's buffer, and the envelope that a batch's rows are written into.
 
+use std::fmt::Display;
 use std::io::Write;
 
-use super::message::ServerMessage;
+use serde::ser::{Error as _, SerializeMap, SerializeSeq};
+use serde::{Serialize, Serializer};
+
+use super::message::{ClientMessage, ServerMessage, StreamQuery, StreamRef};
 use crate::id::{RequestId, StreamId};
+use crate::rows::{Int64Encoding, Params, RowFormat, Value};
 
 /// Appends `message` as JSON to `out`.
 pub(crate) fn encode_message(message: &ServerMessage, out: &mut Vec<u8>) {
     serde_json::to_writer(out, message).expect("a server message has only string keys, and a Vec takes every byte");
+}
+
+/// Appends `message` as JSON to `out`.
+///
+/// # Errors
+/// For a parameter that JSON cannot carry: bytes, and reals that are no numbers. `out` is as it was then.
+pub(crate) fn encode_client_message(message: &ClientMessage, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    let len = out.len();
+    let encoded = serde_json::to_writer(&mut *out, &WireMessage::from(message));
+    if encoded.is_err() {
+        out.truncate(len);
+    }
+    encoded
+}
+
+/// A [`ClientMessage`] with its fields as they are written.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum WireMessage<'a> {
+    StreamQuery(WireQuery<'a>),
+    CancelQuery {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stream_id: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a RequestId>,
+    },
+    Ping {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        timestamp: Option<&'a serde_json::Value>,
+    },
+}
+
+#[derive(Serialize)]
+struct WireQuery<'a> {
+    query: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a RequestId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_size: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    params: Option<WireParams<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<&'a str>,
+    row_format: RowFormat,
+    int64: Int64Encoding,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress_interval_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_batch_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_rows: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+}
+
+impl<'a> From<&'a ClientMessage> for WireMessage<'a> {
+    fn from(message: &'a ClientMessage) -> Self {
+        match message {
+            ClientMessage::StreamQuery(query) => Self::StreamQuery(query.as_ref().into()),
+            ClientMessage::CancelQuery(cancel) => match &cancel.target {
+                StreamRef::Stream(stream) => Self::CancelQuery {
+                    stream_id: Some(stream.as_ref().map_or_else(Clone::clone, ToString::to_string)),
+                    request_id: None,
+                },
+                StreamRef::Request(request_id) => Self::CancelQuery {
+                    stream_id: None,
+                    request_id: Some(request_id),
+                },
+            },
+            ClientMessage::Ping { timestamp } => Self::Ping {
+                timestamp: timestamp.as_deref(),
+            },
+        }
+    }
+}
+
+impl<'a> From<&'a StreamQuery> for WireQuery<'a> {
+    fn from(query: &'a StreamQuery) -> Self {
+        let StreamQuery {
+            query,
+            batch_size,
+            request_id,
+            params,
+            engine,
+            row_format,
+            int64,
+            progress_interval_ms,
+            max_batch_bytes,
+            max_rows,
+            max_bytes,
+            timeout_ms,
+        } = query;
+        Self {
+            query,
+            request_id: request_id.as_ref(),
+            batch_size: *batch_size,
+            params: (*params != Params::None).then_some(WireParams(params)),
+            engine: engine.as_deref(),
+            row_format: *row_format,
+            int64: *int64,
+            progress_interval_ms: *progress_interval_ms,
+            max_batch_bytes: *max_batch_bytes,
+            max_rows: *max_rows,
+            max_bytes: *max_bytes,
+            timeout_ms: *timeout_ms,
+        }
+    }
+}
+
+struct WireParams<'a>(&'a Params);
+
+impl Serialize for WireParams<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Params::None => serializer.serialize_none(),
+            Params::Positional(values) => {
+                let mut list = serializer.serialize_seq(Some(values.len()))?;
+                for (idx, value) in values.iter().enumerate() {
+                    list.serialize_element(&WireParam {
+                        name: &(idx + 1),
+                        value,
+                    })?;
+                }
+                list.end()
+            }
+            Params::Named(values) => {
+                let mut object = serializer.serialize_map(Some(values.len()))?;
+                for (name, value) in values {
+                    object.serialize_entry(name, &WireParam { name, value })?;
+                }
+                object.end()
+            }
+        }
+    }
+}
+
+/// One parameter, and what it is called in an error.
+struct WireParam<'a> {
+    name: &'a dyn Display,
+    value: &'a Value,
+}
+
+impl Serialize for WireParam<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.value {
+            Value::Null => serializer.serialize_none(),
+            Value::Boolean(value) => serializer.serialize_bool(*value),
+            Value::Integer(value) => serializer.serialize_i64(*value),
+            // Always with a point or an exponent, and so still a real at the other end.
+            Value::Real(value) if value.is_finite() => serializer.serialize_f64(*value),
+            Value::Real(value) => Err(S::Error::custom(format!(
+                "parameter {}: JSON has no number {value}",
+                self.name
+            ))),
+            Value::Text(value) => serializer.serialize_str(value),
+            Value::Blob(_) => Err(S::Error::custom(format!(
+                "parameter {}: bytes cannot be sent as a parameter yet",
+                self.name
+            ))),
+        }
+    }
 }
 
 /// What surrounds the rows of one stream's batches: everything but the numbers is encoded once per stream.
@@ -54,7 +222,84 @@ mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
     use super::*;
-    use crate::protocol::decode_server_message;
+    use crate::protocol::{CancelQuery, decode_client_message, decode_server_message};
+
+    fn encoded(message: &ClientMessage) -> serde_json::Result<String> {
+        let mut out = Vec::new();
+        encode_client_message(message, &mut out).map(|()| String::from_utf8(out).unwrap())
+    }
+
+    #[track_caller]
+    fn check_round_trip(message: ClientMessage) {
+        let text = encoded(&message).unwrap();
+        assert_eq!(decode_client_message(&text), Ok(message), "{text}");
+    }
+
+    fn query_with(params: Params) -> ClientMessage {
+        ClientMessage::StreamQuery(Box::new(StreamQuery {
+            params,
+            ..StreamQuery::new("SELECT \"ä\"\n")
+        }))
+    }
+
+    #[test]
+    fn client_messages_survive_the_wire() {
+        check_round_trip(query_with(Params::None));
+        check_round_trip(query_with(Params::Positional(vec![
+            Value::Null,
+            true.into(),
+            i64::MIN.into(),
+            i64::MAX.into(),
+            1.0.into(),
+            (-0.0).into(),
+            1e300.into(),
+            f64::MIN_POSITIVE.into(),
+            "q\"\u{0}".into(),
+        ])));
+        check_round_trip(query_with(Params::Named(vec![
+            ("a b".into(), 1_i64.into()),
+            ("b".into(), 2.0.into()),
+        ])));
+        check_round_trip(ClientMessage::StreamQuery(Box::new(StreamQuery {
+            query: "q".into(),
+            batch_size: Some(1),
+            request_id: Some("r".into()),
+            params: Params::None,
+            engine: Some("e".into()),
+            row_format: RowFormat::Array,
+            int64: Int64Encoding::Safe,
+            progress_interval_ms: Some(0),
+            max_batch_bytes: Some(2),
+            max_rows: Some(3),
+            max_bytes: Some(4),
+            timeout_ms: Some(u64::MAX),
+        })));
+        for target in [
+            StreamRef::Stream(Ok(StreamId::random())),
+            StreamRef::Stream(Err("no id".into())),
+            StreamRef::Request(7.into()),
+        ] {
+            check_round_trip(ClientMessage::CancelQuery(CancelQuery { target }));
+        }
+        for timestamp in [None, Some(Box::new(serde_json::json!({"a": [1]})))] {
+            check_round_trip(ClientMessage::Ping { timestamp });
+        }
+    }
+
+    #[test]
+    fn what_json_cannot_carry_is_refused_and_leaves_nothing_behind() {
+        for (value, says) in [
+            (Value::Blob(vec![1]), "parameter 2: bytes"),
+            (Value::Real(f64::NAN), "parameter 2: JSON has no number NaN"),
+            (Value::Real(f64::INFINITY), "inf"),
+        ] {
+            let mut out = b"before".to_vec();
+            let message = query_with(Params::Positional(vec![Value::Null, value]));
+            let error = encode_client_message(&message, &mut out).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+            assert_eq!(out, b"before");
+        }
+    }
 
     #[test]
     fn an_envelope_makes_a_batch_message() {

@@ -9,7 +9,7 @@ mod message;
 
 pub use close::CloseCode;
 pub(crate) use decode::{DecodeError, decode_client_message, decode_server_message};
-pub(crate) use encode::{BatchEnvelope, encode_message};
+pub(crate) use encode::{BatchEnvelope, encode_client_message, encode_message};
 pub use message::{
     BatchMessage, CancelQuery, CancelledMessage, ClientMessage, ColumnsMessage, CompletedMessage, DataFormat,
     ErrorMessage, Phase, PongMessage, ProgressDetail, ProgressMessage, QueuedMessage, ServerMessage, StartedMessage,

@@ -257,8 +257,7 @@ fn report(stream: &Stream, now: Instant) -> StreamReport {
 /// Shuts a server down on a thread of its own, for callers that must go on listening.
 #[cfg(feature = "cli")]
 pub(crate) fn shut_down_in_background(server: ServerHandle) -> io::Result<()> {
-    crate::thread::spawn_named("shutdown", crate::thread::STACK_BYTES_CONNECTION, move || {
-        server.shutdown()
-    })
-    .map(drop)
+    use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
+
+    spawn_named("shutdown", STACK_BYTES_CONNECTION, move || server.shutdown()).map(drop)
 }

@@ -1,1 +1,136 @@
-//! Later.
+//! SQLite's values, errors and limits, as they look on the wire.
+
+use rowstream::engine::sqlite::SqliteEngine;
+use rowstream::{Server, ServerHandle};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{Plain, Wire, eventually};
+
+fn serve_sql(sql: &str) -> (TempDir, ServerHandle) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("wire.db");
+    Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+    let engine = SqliteEngine::open(&path).unwrap();
+    let server = Server::builder()
+        .engine("sqlite", engine)
+        .listen("127.0.0.1:0")
+        .start()
+        .unwrap();
+    (folder, server)
+}
+
+const MANY: &str = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99999) ";
+
+#[test]
+fn rows_come_as_they_are_stored() {
+    let (_folder, server) = serve_sql(
+        "CREATE TABLE t(i INTEGER, r REAL, s TEXT, b BLOB, x);
+         INSERT INTO t VALUES (9007199254740993, 0.1, 'a\"ä', x'00ff', NULL), (-9223372036854775808, 9e999, '', x'', 'text')",
+    );
+    let mut client = Plain::connect(&server);
+    let seen = client.run("SELECT *, i AS i FROM t", json!({"int64": "safe"}));
+    let expected = [
+        json!({"i": "9007199254740993", "r": 0.1, "s": "a\"ä", "b": "AP8=", "x": null, "i_2": "9007199254740993"}),
+        json!({"i": "-9223372036854775808", "r": "Infinity", "s": "", "b": "", "x": "text", "i_2": "-9223372036854775808"}),
+    ];
+    assert_eq!(seen.rows, expected);
+    let seen = client.run("SELECT i FROM t LIMIT 1", json!({"row_format": "array"}));
+    assert_eq!(seen.rows, [json!([9_007_199_254_740_993_i64])]);
+}
+
+#[test]
+fn parameters_are_bound_by_place_and_by_name() {
+    let (_folder, server) = serve_sql("");
+    let mut client = Plain::connect(&server);
+    let array = |params: Value| json!({"params": params, "row_format": "array"});
+    let seen = client.run("SELECT ?, ?2, ?", array(json!([1, "zwei", null])));
+    assert_eq!(seen.rows, [json!([1, "zwei", null])]);
+    let seen = client.run("SELECT :a, typeof($b)", array(json!({"b": 1.5, "a": true})));
+    assert_eq!(seen.rows, [json!([1, "real"])]);
+    for params in [json!([]), json!([1, 2]), json!({"b": 1}), json!({"a": 1, "b": 2})] {
+        assert_eq!(client.run("SELECT :a", array(params)).error_code(), "PARAMETER_ERROR");
+    }
+}
+
+#[test]
+fn errors_point_at_the_query() {
+    let (_folder, server) = serve_sql("");
+    let mut client = Plain::connect(&server);
+    let seen = client.run("SELECT 1 FROM nowhere", json!({}));
+    let Some(Wire::Error {
+        code,
+        message,
+        engine_code,
+        started,
+        ..
+    }) = &seen.end
+    else {
+        panic!("{:?}", seen.end)
+    };
+    assert_eq!(
+        (code.as_str(), message.as_str()),
+        ("SYNTAX_ERROR", "no such table: nowhere")
+    );
+    assert_eq!((engine_code.as_deref(), *started), (Some("SQLITE_ERROR"), false));
+    let seen = client.run("SELECT x FROM (SELECT 1)", json!({}));
+    assert!(
+        matches!(seen.end, Some(Wire::Error { position: Some(7), .. })),
+        "{:?}",
+        seen.end
+    );
+    assert_eq!(
+        client.run("DROP TABLE x; SELECT 1", json!({})).error_code(),
+        "SYNTAX_ERROR"
+    );
+    assert_eq!(client.run("ATTACH 'x' AS y", json!({})).error_code(), "READ_ONLY");
+    let seen = client.run("SELECT CAST(x'ff' AS TEXT)", json!({}));
+    assert_eq!(seen.error_code(), "ENCODING_ERROR");
+}
+
+#[test]
+fn an_endless_query_is_cancelled_and_its_connection_reused() {
+    let (_folder, server) = serve_sql("");
+    let mut client = Plain::connect(&server);
+    for _ in 0..20 {
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+        client.query(endless, json!({}));
+        let id = client.recv_started();
+        client.send(&json!({"type": "cancel_query", "stream_id": id}));
+        assert_eq!(client.finish().cancel_reason(), "client");
+        let seen = client.run("SELECT 1 AS one", json!({}));
+        assert_eq!(seen.assert_completed().rows, [json!({"one": 1})]);
+    }
+    eventually("streams", &0, || server.streams().reports().len());
+}
+
+#[test]
+fn a_time_limit_stops_a_sort() {
+    let (_folder, server) = serve_sql("");
+    let mut client = Plain::connect(&server);
+    let sort = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n ORDER BY -i";
+    assert_eq!(client.run(sort, json!({"timeout_ms": 50})).cancel_reason(), "timeout");
+}
+
+#[test]
+fn a_large_result_is_complete_and_counted() {
+    let (_folder, server) = serve_sql(&format!("CREATE TABLE t AS {MANY} SELECT i, hex(i) AS h FROM n"));
+    let mut client = Plain::connect(&server);
+    let seen = client.run(
+        "SELECT * FROM t",
+        json!({"batch_size": 777, "row_format": "array", "progress_interval_ms": 50}),
+    );
+    let numbers: Vec<i64> = seen
+        .assert_completed()
+        .rows
+        .iter()
+        .map(|row| row[0].as_i64().unwrap())
+        .collect();
+    assert!(numbers.iter().copied().eq(0..100_000), "every row once, in order");
+    let percentages = seen.progress.iter().filter_map(|wire| match wire {
+        Wire::QueryProgress { percentage, .. } => *percentage,
+        _ => None,
+    });
+    assert!(percentages.is_sorted());
+}

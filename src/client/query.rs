@@ -1,0 +1,159 @@
+//! A query before it is sent: its text, its parameters, and what the server shall do differently.
+//!
+//! Must not know how the result comes back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connection::Link;
+use super::{ClientError, QueryStream};
+use crate::id::RequestId;
+use crate::protocol::{ClientMessage, StreamQuery};
+use crate::rows::{Int64Encoding, Params, RowFormat, Value};
+
+/// Describes a query; [`start`](Self::start) sends it. What is not set is left to the server.
+#[derive(Debug)]
+#[must_use]
+pub struct QueryBuilder<'c> {
+    link: &'c Arc<Link>,
+    query: StreamQuery,
+    misuse: Option<&'static str>,
+}
+
+impl<'c> QueryBuilder<'c> {
+    pub(super) fn new(link: &'c Arc<Link>, sql: String) -> Self {
+        let query = StreamQuery {
+            row_format: RowFormat::Array,
+            ..StreamQuery::new(sql)
+        };
+        Self {
+            link,
+            query,
+            misuse: None,
+        }
+    }
+
+    /// Adds the next positional parameter. Bytes and reals that are no finite numbers cannot be sent.
+    pub fn param(mut self, value: impl Into<Value>) -> Self {
+        match &mut self.query.params {
+            Params::Positional(values) => values.push(value.into()),
+            params @ Params::None => *params = Params::Positional(vec![value.into()]),
+            Params::Named(_) => self.misuse = Some(MIXED),
+        }
+        self
+    }
+
+    /// Adds a named parameter, without the engine's sigil (`:`, `@`, `$`).
+    pub fn named_param(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        match &mut self.query.params {
+            Params::Named(values) => values.push((name.into(), value.into())),
+            params @ Params::None => *params = Params::Named(vec![(name.into(), value.into())]),
+            Params::Positional(_) => self.misuse = Some(MIXED),
+        }
+        self
+    }
+
+    /// Sets all parameters at once.
+    pub fn params(mut self, params: Params) -> Self {
+        self.query.params = params;
+        self
+    }
+
+    /// Rows per batch.
+    pub fn batch_size(mut self, n_rows: u32) -> Self {
+        self.query.batch_size = Some(n_rows);
+        self
+    }
+
+    /// A batch closes with the row that reaches this many bytes.
+    pub fn max_batch_bytes(mut self, bytes: u64) -> Self {
+        self.query.max_batch_bytes = Some(bytes);
+        self
+    }
+
+    /// The engine to ask, by its name in the server. Defaults to the server's first.
+    pub fn engine(mut self, name: impl Into<String>) -> Self {
+        self.query.engine = Some(name.into());
+        self
+    }
+
+    /// How a row travels. Defaults to [`RowFormat::Array`], which is smaller; it makes no difference to
+    /// [`Row::get`](super::Row::get).
+    pub fn row_format(mut self, row_format: RowFormat) -> Self {
+        self.query.row_format = row_format;
+        self
+    }
+
+    /// How integers travel. Defaults to exact digits as numbers; it makes no difference to [`Row::get`](super::Row::get).
+    pub fn int64(mut self, int64: Int64Encoding) -> Self {
+        self.query.int64 = int64;
+        self
+    }
+
+    /// Cuts the result off after this many rows.
+    pub fn max_rows(mut self, n_rows: u64) -> Self {
+        self.query.max_rows = Some(n_rows);
+        self
+    }
+
+    /// Cuts the result off before the row that would pass this many bytes of rows.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.query.max_bytes = Some(bytes);
+        self
+    }
+
+    /// The server stops the query when it takes longer, waiting for its turn included. In whole milliseconds.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.query.timeout_ms = Some(millis(timeout));
+        self
+    }
+
+    /// Time between two reports of progress; zero for none. In whole milliseconds.
+    pub fn progress_interval(mut self, interval: Duration) -> Self {
+        self.query.progress_interval_ms = Some(millis(interval));
+        self
+    }
+
+    /// Sends the query and waits until it has started.
+    ///
+    /// Blocks until the server has a worker free for it, and has prepared it; ends with the connection, at the latest. Another
+    /// query of the same client that nobody reads from holds this one up, too.
+    ///
+    /// # Errors
+    /// [`ClientError::Query`] where the server refuses the query; [`ClientError::Usage`] where it cannot be sent;
+    /// [`ClientError::Cancelled`] where it is stopped before it has started; everything that ends a connection.
+    pub fn start(self) -> Result<QueryStream, ClientError> {
+        let mut stream = self.submit()?;
+        stream.wait_until_started()?;
+        Ok(stream)
+    }
+
+    /// Sends the query and returns at once: everything about it comes as [`Event`](super::Event)s, and it can be cancelled
+    /// before it has started.
+    ///
+    /// Blocks only while the connection takes no bytes.
+    ///
+    /// # Errors
+    /// [`ClientError::Usage`] where the query cannot be sent; everything that ends a connection.
+    pub fn submit(self) -> Result<QueryStream, ClientError> {
+        let Self {
+            link,
+            mut query,
+            misuse,
+        } = self;
+        if let Some(text) = misuse {
+            return Err(ClientError::Usage(text.to_owned()));
+        }
+        let (id, messages) = link.register()?;
+        query.request_id = Some(RequestId::Number(id));
+        link.send(&ClientMessage::StreamQuery(Box::new(query)))
+            .inspect_err(|_| link.forget(id))?;
+        Ok(QueryStream::new(Arc::clone(link), id, messages))
+    }
+}
+
+const MIXED: &str = "a query has positional parameters or named ones, not both";
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,288 @@
+//! One query's result as it comes in: batches, progress, and how it ended.
+//!
+//! Must not know how messages reach it.
+
+use std::collections::VecDeque;
+use std::iter::FusedIterator;
+use std::sync::{Arc, Weak};
+
+use crossbeam_channel::{Receiver, never};
+
+use super::connection::Link;
+use super::{Batch, ClientError};
+use crate::error::CancelReason;
+use crate::protocol::{
+    CancelledMessage, CompletedMessage, ProgressMessage, QueuedMessage, ServerMessage, StartedMessage,
+};
+use crate::rows::{RowFormat, Schema};
+
+/// What happens to a query, in order.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// All workers of the server are busy; the query waits for its turn.
+    Queued(QueuedMessage),
+    /// The query is about to run; [`QueryStream::started`] has the details from now on.
+    Started,
+    /// The columns are known; [`QueryStream::columns`] has them from now on.
+    Columns,
+    /// Rows.
+    Batch(Batch),
+    /// How far the query is. Left out where the program takes events more slowly than they come.
+    Progress(ProgressMessage),
+}
+
+/// How a query ended.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// All rows have come, or as many as [`max_rows`](super::QueryBuilder::max_rows) and
+    /// [`max_bytes`](super::QueryBuilder::max_bytes) allow.
+    Completed(CompletedMessage),
+    /// The query was stopped; what has come is the beginning of the result.
+    Cancelled(CancelledMessage),
+}
+
+/// A running query. Iterating gives its batches; [`next_event`](Self::next_event) gives everything.
+///
+/// A query that nobody reads from holds up the others of its [`Client`](super::Client): take its rows, or drop it. Dropping
+/// it before its end cancels it; what still comes is thrown away.
+#[derive(Debug)]
+pub struct QueryStream {
+    link: Arc<Link>,
+    id: i64,
+    messages: Receiver<ServerMessage>,
+    /// Taken before the program asked for events.
+    early: VecDeque<Event>,
+    started: Option<Box<StartedMessage>>,
+    columns: Option<Arc<Schema>>,
+    row_format: RowFormat,
+    n_batches: u64,
+    n_rows: u64,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Live,
+    Ended(Outcome),
+    /// The error has been given out.
+    Failed,
+}
+
+impl QueryStream {
+    pub(super) fn new(link: Arc<Link>, id: i64, messages: Receiver<ServerMessage>) -> Self {
+        Self {
+            link,
+            id,
+            messages,
+            early: VecDeque::new(),
+            started: None,
+            columns: None,
+            row_format: RowFormat::default(),
+            n_batches: 0,
+            n_rows: 0,
+            state: State::Live,
+        }
+    }
+
+    /// Blocks until the query has started; what happens before is kept for [`next_event`](Self::next_event).
+    pub(super) fn wait_until_started(&mut self) -> Result<(), ClientError> {
+        while self.started.is_none() {
+            match self.receive()? {
+                Some(event) => self.early.push_back(event),
+                None => {
+                    return Err(self
+                        .cut_short()
+                        .unwrap_or_else(|| violation("a query ended before it started")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What happens next; `None` after the query's end, when [`outcome`](Self::outcome) says how that was.
+    ///
+    /// Blocks until the server says something; ends with the connection, at the latest.
+    ///
+    /// # Errors
+    /// [`ClientError::Query`] where the query fails, and everything that ends a connection. After an error comes `None`.
+    pub fn next_event(&mut self) -> Result<Option<Event>, ClientError> {
+        match self.early.pop_front() {
+            Some(event) => Ok(Some(event)),
+            None => self.receive(),
+        }
+    }
+
+    /// Whether [`next_event`](Self::next_event) would give something without waiting. Never blocks.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        !self.early.is_empty() || !self.messages.is_empty()
+    }
+
+    /// Stops the query from anywhere, for instance from a signal handler's thread.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        Canceller {
+            link: Arc::downgrade(&self.link),
+            id: self.id,
+        }
+    }
+
+    /// What the server said when the query started; `None` before.
+    #[must_use]
+    pub fn started(&self) -> Option<&StartedMessage> {
+        self.started.as_deref()
+    }
+
+    /// The result's columns; `None` while they are not known. They are known before the first batch, and with most engines
+    /// when the query starts.
+    #[must_use]
+    pub fn columns(&self) -> Option<&Schema> {
+        self.columns.as_deref()
+    }
+
+    /// How the query ended; `None` while it has not, and where it failed.
+    #[must_use]
+    pub fn outcome(&self) -> Option<&Outcome> {
+        match &self.state {
+            State::Ended(outcome) => Some(outcome),
+            State::Live | State::Failed => None,
+        }
+    }
+
+    fn receive(&mut self) -> Result<Option<Event>, ClientError> {
+        if !matches!(self.state, State::Live) {
+            return Ok(None);
+        }
+        let message = self.messages.recv().map_err(|_| self.link.end());
+        let taken = message.and_then(|message| self.take(message));
+        if taken.is_err() {
+            self.state = State::Failed;
+            // A result with holes is of no use: nothing more is wanted of it.
+            self.let_go();
+        }
+        taken
+    }
+
+    /// `None` for the terminator.
+    fn take(&mut self, message: ServerMessage) -> Result<Option<Event>, ClientError> {
+        match message {
+            ServerMessage::QueryQueued(queued) => Ok(Some(Event::Queued(queued))),
+            ServerMessage::QueryStarted(started) => {
+                self.row_format = started.row_format;
+                self.columns = started.columns.clone().map(Arc::new);
+                self.started = Some(started);
+                Ok(Some(Event::Started))
+            }
+            ServerMessage::QueryColumns(columns) => {
+                self.columns = Some(Arc::new(columns.columns));
+                Ok(Some(Event::Columns))
+            }
+            ServerMessage::QueryBatch(message) => {
+                if message.batch_number != self.n_batches || message.row_offset != self.n_rows {
+                    return Err(violation(format!(
+                        "batch {} from row {} on where batch {} from row {} on was due",
+                        message.batch_number, message.row_offset, self.n_batches, self.n_rows
+                    )));
+                }
+                let columns = self
+                    .columns
+                    .as_ref()
+                    .ok_or_else(|| violation("rows came before the columns"))?;
+                let batch = Batch::new(message, columns, self.row_format).map_err(ClientError::Protocol)?;
+                self.n_batches += 1;
+                self.n_rows += batch.len() as u64;
+                Ok(Some(Event::Batch(batch)))
+            }
+            ServerMessage::QueryProgress(progress) => Ok(Some(Event::Progress(progress))),
+            ServerMessage::QueryCompleted(completed) => {
+                if (completed.total_rows, completed.batches) != (self.n_rows, self.n_batches) {
+                    return Err(violation(format!(
+                        "the result has {} rows in {} batches, and {} in {} came",
+                        completed.total_rows, completed.batches, self.n_rows, self.n_batches
+                    )));
+                }
+                self.state = State::Ended(Outcome::Completed(completed));
+                Ok(None)
+            }
+            ServerMessage::QueryCancelled(cancelled) => {
+                self.state = State::Ended(Outcome::Cancelled(cancelled));
+                Ok(None)
+            }
+            ServerMessage::Error(error) => Err(ClientError::Query(Box::new(error))),
+            ServerMessage::Pong(_) => Err(violation("a pong for a query")),
+        }
+    }
+
+    /// The error of a result that somebody else cut short; `None` where it is whole, or was cancelled by this client.
+    fn cut_short(&self) -> Option<ClientError> {
+        match self.outcome() {
+            Some(Outcome::Cancelled(cancelled)) if cancelled.reason != CancelReason::Client => {
+                Some(ClientError::Cancelled(Box::new(cancelled.clone())))
+            }
+            Some(Outcome::Cancelled(_) | Outcome::Completed(_)) | None => None,
+        }
+    }
+
+    /// Wants no more messages, and cancels the query if it has not ended.
+    fn let_go(&mut self) {
+        // The receiver first: the reader may be waiting for room in the channel, and the cancel's answer is behind that.
+        self.messages = never();
+        self.link.cancel(self.id);
+    }
+}
+
+/// The batches, in order. [`next_event`](QueryStream::next_event) passes over nothing; this passes over everything else.
+///
+/// A result that was cut short by somebody else than this client ends with [`ClientError::Cancelled`]: no loop over batches
+/// takes it for the whole.
+impl Iterator for QueryStream {
+    type Item = Result<Batch, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let was_live = matches!(self.state, State::Live);
+        loop {
+            match self.next_event() {
+                Ok(Some(Event::Batch(batch))) => return Some(Ok(batch)),
+                Ok(Some(Event::Queued(_) | Event::Started | Event::Columns | Event::Progress(_))) => {}
+                Ok(None) if was_live => return self.cut_short().map(Err),
+                Ok(None) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl FusedIterator for QueryStream {}
+
+impl Drop for QueryStream {
+    fn drop(&mut self) {
+        if matches!(self.state, State::Live) {
+            self.let_go();
+        }
+    }
+}
+
+/// Stops one query. Clones stop the same one; it may be used from any thread and at any time.
+#[derive(Debug, Clone)]
+pub struct Canceller {
+    link: Weak<Link>,
+    id: i64,
+}
+
+impl Canceller {
+    /// Asks the server to stop the query, and returns: that it has stopped is the query's [`outcome`](QueryStream::outcome).
+    /// Rows already on their way still come. Does nothing when the query or the connection is over.
+    ///
+    /// Blocks only while the connection takes no bytes.
+    pub fn cancel(&self) {
+        if let Some(link) = self.link.upgrade() {
+            link.cancel(self.id);
+        }
+    }
+}
+
+fn violation(text: impl Into<String>) -> ClientError {
+    ClientError::Protocol(text.into())
+}
