@@ -79,7 +79,7 @@ fn answer_upgrade(read: &mut dyn ReadHalf, write: &mut dyn io::Write) {
         .collect();
     assert!(headers.contains(&("Host", b"memory:80")), "{headers:?}");
     write
-        .write_all(&accept_response(request.path.unwrap(), &headers).unwrap())
+        .write_all(&accept_response(&headers).unwrap())
         .unwrap();
 }
 
