@@ -18,6 +18,7 @@ const HEADER_BYTES_MAX: usize = 14;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MessageKind {
     Text,
+    #[allow(dead_code, reason = "no binary message is sent yet")]
     Binary,
 }
 
@@ -72,6 +73,7 @@ impl FrameWriter {
     ///
     /// # Errors
     /// As for [`write_pong`](Self::write_pong).
+    #[allow(dead_code, reason = "nobody pings yet")]
     pub(crate) fn write_ping(&mut self, payload: &[u8]) -> io::Result<()> {
         self.write_control(OPCODE_PING, payload)
     }
