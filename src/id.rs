@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
 /// Longest `request_id` a client may choose, in characters.
-pub const REQUEST_ID_CHARS_MAX: usize = 64;
+pub(crate) const REQUEST_ID_CHARS_MAX: usize = 64;
 
 /// Names one stream, on every connection and for its whole life: a random UUID (version 4).
 ///
@@ -48,12 +48,12 @@ impl FromStr for StreamId {
 
 /// Names one connection of one server process: counts up from 1, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId(u64);
+pub(crate) struct ConnectionId(u64);
 
 impl ConnectionId {
     /// The id with this number.
     #[must_use]
-    pub const fn new(number: u64) -> Self {
+    pub(crate) const fn new(number: u64) -> Self {
         Self(number)
     }
 }
@@ -64,7 +64,7 @@ impl fmt::Display for ConnectionId {
     }
 }
 
-/// The client's own name for a query: a string of at most [`REQUEST_ID_CHARS_MAX`] characters, or an integer.
+/// The client's own name for a query: a string of at most 64 characters, or an integer.
 ///
 /// Echoed unchanged on every message of the stream, and unique among the connection's live streams.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -1,4 +1,57 @@
-//! rowstream.
+//! Streams the results of SQL queries over WebSocket: batches as they are produced, honest progress, cancellation that really
+//! stops the engine, and memory that does not grow with the result.
+//!
+//! A server, an embeddable library and a program, on plain threads: there is no async runtime in the dependency tree.
+//!
+//! - Serve databases: [`Server`], with [`SqliteEngine`] or an [engine of your own](engine).
+//! - Query a server: [`Client`].
+//! - Test what blocks and what wakes it: [`MemoryEngine`], [`Gate`].
+//! - Speak the protocol from anywhere: [`protocol`] has the specification.
+//!
+//! # A stream's life
+//! A client sends `stream_query`. The **reader** thread of its connection decodes it and hands it to the scheduler, which gives
+//! it an id and puts it into the run queue. A **worker** takes it, has the engine prepare the query, and announces the columns
+//! with `query_started`. From then on each turn of a worker lets the engine's cursor fill one batch: rows are encoded as they
+//! are read, straight into the message that will be sent. The batch goes into the stream's bounded channel, and the stream back
+//! into the queue, behind those that wait. The **writer** thread of the connection takes batches out of the channels of its
+//! streams, in turn, and puts several of them on the wire in one write.
+//!
+//! When the client is slow, the socket fills up, then the channel, and the stream is *parked*: its cursor sleeps inside it and
+//! no thread waits for it. The writer wakes it once half of its room is free. When the client cancels, a flag is set that the
+//! engine reads while it works; a stream at rest is closed at once by the **closer**. Whatever happens, exactly one message ends
+//! the stream: `query_completed`, `query_cancelled`, or `error`. The **timekeeper** sees to deadlines and progress.
+//!
+//! # Threads
+//! All are named `rowstream-…`, owned and joined: one listener, a reader and a writer per connection, a fixed number of workers,
+//! one closer, one timekeeper.
+//!
+//! # The house
+//! | module | owns | may name |
+//! |---|---|---|
+//! | `rows` | columns, values, and the encoder that cursors write into | – |
+//! | `id`, `error` | names of streams; the table of error codes | `error`: `id` |
+//! | `clock`, `thread` | the only look at the time; the only start of a thread | – |
+//! | [`protocol`] | messages, bytes in and bytes out | `rows error id` |
+//! | [`transport`] | sockets, memory pairs, WebSocket frames | `error thread` |
+//! | [`engine`] | the traits, the scripted engine, SQLite | `rows error clock` |
+//! | `stream` | life cycle, progress arithmetic, the registry of live streams | `rows error id` |
+//! | `scheduler` | run queue, workers, timekeeper | `rows clock engine error id protocol stream thread` |
+//! | `connection` | reader, writer, outbox, session, the HTTP head | `rows clock error id protocol scheduler stream thread transport` |
+//! | [`client`] | the synchronous client | `rows error id protocol thread transport` |
+//! | `server` | listener, connections, start and end of everything | `clock connection engine error id scheduler stream thread transport` |
+//! | `cli` | flags, output formats, exit codes | `rows client engine error server` |
+//!
+//! A test reads the sources and holds them to this table.
+//!
+//! # Memory
+//! Batches wait in channels only up to [`StreamingConfig::buffer_bytes`] in all, in even shares, though every stream has room for
+//! one batch. To that come, per connection, two threads and a read buffer of 4 KiB, and at most 256 KiB of unread answers; per
+//! running SQLite query a connection with its page cache (64 KiB unless set otherwise).
+//!
+//! # Logs
+//! By the `log` crate. `error`: the operator must act. `warn`: misuse, or a limit was hit. `info`: start and stop. `debug`: the
+//! life of connections and streams, with ids. `trace`: frames. Queries and values are never logged.
+
 #[cfg(feature = "cli")]
 #[doc(hidden)] // the program; not a library to build on
 pub mod cli;
@@ -9,17 +62,19 @@ pub mod engine;
 mod error;
 mod id;
 pub mod protocol;
-mod rows;
+pub mod rows;
 mod scheduler;
-mod server;
+pub mod server;
 mod stream;
 mod thread;
 pub mod transport;
 
 pub use client::{Client, ClientError};
-pub use id::StreamId as QueryStreamId;
-pub use protocol::ServerMessage as StreamingMessage;
-
 pub use engine::memory::{Gate, MemoryEngine, Script};
-pub use server::{Server, ServerHandle, StreamReport};
+pub use engine::sqlite::SqliteEngine;
+pub use engine::{CancelToken, Cursor, Engine, EngineError, EngineErrorKind, QuerySpec, Step};
+pub use error::{CancelReason, ErrorCode};
+pub use id::{RequestId, StreamId as QueryStreamId};
+pub use protocol::ServerMessage as StreamingMessage;
+pub use server::{QueryStreamer, Server, ServerHandle, StreamReport, StreamingRegistry};
 pub use stream::{QueryStreamStatus, StreamingConfig};

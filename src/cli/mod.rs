@@ -3,9 +3,13 @@
 //! The only part of the crate that prints. Must not know locks or sockets.
 
 mod demo;
+mod format;
+mod query;
 mod serve;
+mod text;
 
 use std::fmt;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -22,6 +26,8 @@ struct Arguments {
 enum Command {
     /// Serve databases to WebSocket clients.
     Serve(serve::Arguments),
+    /// Run a query on a server and print its rows.
+    Query(query::Arguments),
 }
 
 /// How the program ends. The numbers are a contract with scripts.
@@ -31,6 +37,12 @@ enum Exit {
     /// The query failed, or the server could not start.
     Failed = 1,
     Usage = 2,
+    /// Nobody listens there, or not a server of ours.
+    Unreachable = 3,
+    /// The connection broke before the result was whole.
+    Lost = 4,
+    /// By a signal, as shells have it.
+    Cancelled = 130,
 }
 
 impl From<Exit> for ExitCode {
@@ -47,12 +59,20 @@ pub fn main() -> ExitCode {
     env_logger::Builder::from_env(env).format_target(false).init();
     let exit = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(arguments),
+        Command::Query(arguments) => query::run(arguments),
     };
     exit.into()
 }
 
-/// Says what went wrong, in one line.
-#[allow(clippy::print_stderr)] // this is the program's voice
+/// Says what went wrong. Some of it may be a stranger's words.
 fn complain(error: &dyn fmt::Display) {
-    eprintln!("rowstream: {error}");
+    let text = error.to_string();
+    let lines: Vec<_> = text.lines().map(text::printable).collect();
+    say(&format!("rowstream: {}", lines.join("\n")));
+}
+
+/// Writes a line to standard error.
+fn say(line: &str) {
+    // Nobody to tell where standard error is closed.
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }

@@ -76,8 +76,10 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     if let Some(workers) = workers {
         builder = builder.workers(workers);
     }
-    let mut streaming = StreamingConfig::default();
-    streaming.batch_size = batch_size;
+    let streaming = StreamingConfig {
+        batch_size,
+        ..StreamingConfig::default()
+    };
     let server = match builder.streaming(streaming).start() {
         Ok(server) => server,
         Err(error) => return fail(&error),

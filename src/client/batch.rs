@@ -493,6 +493,32 @@ impl<'a> Visitor<'a> for CellsVisitor<'_, 'a> {
 #[serde(transparent)]
 struct Label<'a>(#[serde(borrow)] Cow<'a, str>);
 
+#[cfg(all(test, feature = "cli"))] // for the tests of the output formats
+impl Batch {
+    /// Batches with these rows, each a JSON array of arrays: for tests of what is done with batches.
+    #[allow(clippy::unwrap_used)] // a failed unwrap is a test's mistake
+    pub(crate) fn sequence(columns: &Schema, batches: &[&str]) -> Vec<Self> {
+        let columns = Arc::new(columns.clone());
+        let mut row_offset = 0;
+        let batch = |(number, rows): (usize, &&str)| {
+            let rows_json: Vec<&RawValue> = serde_json::from_str(rows).unwrap();
+            let row_count = rows_json.len() as u64;
+            let message = BatchMessage {
+                stream_id: crate::id::StreamId::random(),
+                request_id: None,
+                batch_number: number as u64,
+                rows: RawValue::from_string((*rows).to_owned()).unwrap(),
+                has_more: true,
+                row_count,
+                row_offset,
+            };
+            row_offset += row_count;
+            Self::new(message, &columns, RowFormat::Array).unwrap()
+        };
+        batches.iter().enumerate().map(batch).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here

@@ -205,7 +205,7 @@ impl Link {
         }
         scratch.clear();
         encode_client_message(message, scratch).map_err(|error| ClientError::Usage(error.to_string()))?;
-        let written = frames.write_texts(&[scratch]);
+        let written = frames.write_text(scratch);
         drop(outgoing);
         written.map_err(|error| {
             // A frame may have gone out in part. The reader ends with this, and tells everybody.

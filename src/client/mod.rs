@@ -24,6 +24,10 @@ pub use error::ClientError;
 pub use query::QueryBuilder;
 pub use stream::{Canceller, Event, Outcome, QueryStream};
 
+// What the server says about a query, as events, outcomes and errors carry it.
+pub use crate::protocol::{
+    CancelledMessage, CompletedMessage, ErrorMessage, ProgressDetail, ProgressMessage, QueuedMessage, StartedMessage,
+};
 use crate::transport::Transport;
 
 /// A connection to a server.

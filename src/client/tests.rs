@@ -144,10 +144,7 @@ impl FakeServer {
 
     #[track_caller]
     fn say(&self, message: &Json) {
-        self.frames
-            .lock()
-            .write_texts(&[message.to_string().as_bytes()])
-            .unwrap();
+        self.frames.lock().write_text(message.to_string().as_bytes()).unwrap();
     }
 
     fn say_started(&self, id: i64) {
@@ -543,12 +540,10 @@ fn a_server_that_breaks_the_protocol_is_not_believed() {
         server
             .frames
             .lock()
-            .write_messages(MessageKind::Binary, &[b"x"])
+            .write_messages(&[(MessageKind::Binary, b"x")])
             .unwrap();
     });
-    check_violation("UTF-8", |server, _| {
-        server.frames.lock().write_texts(&[b"\xff"]).unwrap()
-    });
+    check_violation("UTF-8", |server, _| server.frames.lock().write_text(b"\xff").unwrap());
 }
 
 #[test]
@@ -560,7 +555,7 @@ fn messages_are_bounded() {
     let (mut stream, id) = started(&client, &server);
     let message = batch(id, 0, 0, &json!([["x".repeat(2000)]])).to_string();
     // The client may hang up before the whole of it is written.
-    let _hung_up = server.frames.lock().write_texts(&[message.as_bytes()]);
+    let _hung_up = server.frames.lock().write_text(message.as_bytes());
     let error = stream.next().unwrap().unwrap_err();
     assert!(error.to_string().contains("more than the 1000 bytes"), "{error}");
 }

@@ -31,10 +31,19 @@ pub(crate) struct ConnectionContext {
     pub(crate) session_limits: SessionLimits,
     /// Largest message taken from a client.
     pub(crate) message_bytes_max: usize,
+    pub(crate) purpose: Purpose,
+}
+
+/// What a server's connections are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The protocol.
+    Queries,
+    /// Every message comes back as it came.
+    Echo,
 }
 
 /// A connection that is ready to be served.
-#[expect(missing_debug_implementations, reason = "three trait objects, nothing to show")]
 pub(crate) struct Connection {
     halves: Halves,
     handle: Arc<ConnectionHandle>,

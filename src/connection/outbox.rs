@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::protocol::{CloseCode, ServerMessage, encode_message};
 use crate::scheduler::{Stream, StreamEvent, StreamSink, Urgency};
-use crate::transport::websocket::ControlLane;
+use crate::transport::websocket::{ControlLane, MessageKind};
 
 /// Bytes of answers to requests that may wait. A client that asks on without reading is closed with 4429.
 const CONTROL_BYTES_MAX: usize = 256 * 1024;
@@ -23,7 +23,7 @@ const CONTROL_BYTES_MAX: usize = 256 * 1024;
 const PONGS_MAX: usize = 16;
 
 /// So many bytes of batches are worth a write of their own; fewer wait [`SOON`] for company.
-const GATHER_BYTES_MIN: usize = 64 * 1024;
+pub(super) const GATHER_BYTES_MIN: usize = 64 * 1024;
 
 /// How long what is not urgent may wait for more.
 const SOON: Duration = Duration::from_millis(2);
@@ -49,12 +49,23 @@ pub(super) struct Closing {
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     pub(super) pongs: VecDeque<Vec<u8>>,
-    pub(super) messages: VecDeque<Vec<u8>>,
+    pub(super) messages: VecDeque<(MessageKind, Vec<u8>)>,
     pub(super) new_lanes: Vec<(u64, Lane)>,
     pub(super) ready: VecDeque<u64>,
     pub(super) progress_due: Vec<u64>,
     pub(super) closing: Option<Closing>,
     pub(super) reader_gone: bool,
+}
+
+/// Whether the writer may wait when it looks for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// It has something left over.
+    Not,
+    /// Until something comes.
+    UntilSomeComes,
+    /// The same, but rows come fast: it looks by itself soon, so that they need not ring.
+    ExpectingMore,
 }
 
 /// Whether a push has to ring the bell.
@@ -85,6 +96,8 @@ struct State {
 pub(crate) struct Outbox {
     state: Mutex<State>,
     bell: Condvar,
+    /// Rung when the writer has taken messages, for an echo that waits for room.
+    room: Condvar,
 }
 
 impl fmt::Debug for Outbox {
@@ -106,6 +119,20 @@ impl Outbox {
                 writer_gone: false,
             }),
             bell: Condvar::new(),
+            room: Condvar::new(),
+        }
+    }
+
+    /// Queues a message as it came. Blocks while others wait to go; woken by the writer's taking them, and by its end.
+    pub(super) fn echo(&self, kind: MessageKind, payload: &[u8]) {
+        let mut state = self.state.lock();
+        while state.message_bytes > CONTROL_BYTES_MAX && !state.writer_gone {
+            self.room.wait(&mut state);
+        }
+        if !state.writer_gone {
+            state.message_bytes += payload.len();
+            state.waiting.messages.push_back((kind, payload.to_vec()));
+            self.ring(&mut state);
         }
     }
 
@@ -120,7 +147,7 @@ impl Outbox {
         }
         if !state.writer_gone {
             state.message_bytes += encoded.len();
-            state.waiting.messages.push_back(encoded);
+            state.waiting.messages.push_back((MessageKind::Text, encoded));
             self.ring(&mut state);
         }
         true
@@ -179,28 +206,38 @@ impl Outbox {
         state.writer_gone = true;
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
+        self.room.notify_all();
         drop(waiting);
     }
 
-    /// Moves everything that waits into `taken`, whose lists are empty. With `may_wait`, blocks while there is nothing, and
-    /// a little longer while what there is may wait for company; every push that matters wakes it.
-    pub(super) fn take(&self, taken: &mut Taken, may_wait: bool) {
+    /// Moves everything that waits into `taken`, whose lists are empty. Unless `wait` says otherwise, blocks while there is
+    /// nothing, and a little longer while what there is may wait for company; every push that matters wakes it.
+    pub(super) fn take(&self, taken: &mut Taken, wait: Wait) {
         let mut state = self.state.lock();
-        let mut dozed = !may_wait;
-        while !state.is_due() && !(dozed && (!may_wait || !state.waiting.ready.is_empty())) {
-            // After a doze without anything to do, the next push has to ring again.
-            state.writer_is = if dozed { WriterIs::Asleep } else { WriterIs::Dozing };
-            if dozed {
-                self.bell.wait(&mut state);
-                dozed = false;
+        let mut expects_more = wait == Wait::ExpectingMore;
+        let mut has_waited_for_company = wait == Wait::Not;
+        while !state.is_due() {
+            let has_some = !state.waiting.ready.is_empty();
+            if has_waited_for_company && (has_some || wait == Wait::Not) {
+                break;
+            }
+            if has_some || expects_more {
+                state.writer_is = WriterIs::Dozing;
+                if self.bell.wait_for(&mut state, SOON).timed_out() {
+                    expects_more = false;
+                    has_waited_for_company = true;
+                }
             } else {
-                dozed = self.bell.wait_for(&mut state, SOON).timed_out();
+                state.writer_is = WriterIs::Asleep;
+                self.bell.wait(&mut state);
+                has_waited_for_company = false;
             }
         }
         state.writer_is = WriterIs::Busy;
         state.urgent = false;
         state.batch_bytes = 0;
         state.message_bytes = 0;
+        self.room.notify_all();
         let State { waiting, .. } = &mut *state;
         std::mem::swap(&mut taken.pongs, &mut waiting.pongs);
         std::mem::swap(&mut taken.messages, &mut waiting.messages);

@@ -14,13 +14,15 @@ use super::http::{self, Answer};
 use super::outbox::{Lane, Outbox};
 use super::session::{Action, Session};
 use super::writer::{Writer, WriterEnd};
-use super::{ConnectionContext, ConnectionHandle};
+use super::{ConnectionContext, ConnectionHandle, Purpose};
 use crate::clock;
 use crate::error::CancelReason;
 use crate::protocol::{CloseCode, ErrorMessage, ServerMessage, StreamQuery};
 use crate::scheduler::{Alarm, AlarmGuard, StreamSink};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
-use crate::transport::websocket::{ControlLane, FrameWriter, InboundLimits, Incoming, ReadEnd, Side, read_messages};
+use crate::transport::websocket::{
+    ControlLane, FrameWriter, InboundLimits, Incoming, MessageKind, ReadEnd, Side, read_messages,
+};
 use crate::transport::{Halves, ReadHalf, TransportControl};
 
 /// Time for the whole HTTP head, from the first moment of the connection.
@@ -42,14 +44,13 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
     let answer = http::answer_request(read.as_mut(), clock::now() + HEAD_DEADLINE);
     match answer {
         Some(Answer::Upgrade { response, leftover }) => {
-            if write
-                .write_all(&response)
-                .and_then(|()| read.set_read_timeout(None))
-                .is_ok()
-            {
-                handle.upgraded();
-                Messages::new(handle, context).serve(read, leftover, FrameWriter::new(write, Side::Server));
+            let ready = write.write_all(&response).and_then(|()| read.set_read_timeout(None));
+            if let Err(error) = ready {
+                log::debug!("connection {}: gone before it was upgraded: {error}", handle.id);
+                return;
             }
+            handle.upgraded();
+            Messages::new(handle, context).serve(read, leftover, FrameWriter::new(write, Side::Server));
         }
         Some(Answer::Respond(response)) => {
             let _dead_peer_needs_no_answer = write.write_all(&response);
@@ -113,7 +114,7 @@ impl<'a> Messages<'a> {
         let (end, read) = read_messages(read, leftover, Side::Server, limits, lane, |incoming| {
             self.on_incoming(&incoming)
         });
-        log::debug!("connection {}: {end:?}", self.handle.id);
+        log::debug!("connection {}: reading ended: {end}", self.handle.id);
         self.cancel_streams();
         self.finish(&end, read, writer);
     }
@@ -123,12 +124,14 @@ impl<'a> Messages<'a> {
         let writer = Writer::new(Arc::clone(self.outbox), Arc::clone(&self.session), scheduler, frames);
         let handle = Arc::clone(self.handle);
         spawn_named(&format!("writer-{}", handle.id), STACK_BYTES_CONNECTION, move || {
-            let end = writer.write_until_closed();
-            log::debug!("connection {}: writer ended: {end:?}", handle.id);
             // A peer that gets no more ends its side; a broken socket ends the reader.
-            handle.control.shutdown(match end {
+            handle.control.shutdown(match writer.write_until_closed() {
                 WriterEnd::Closed => Shutdown::Write,
-                WriterEnd::ReaderGone | WriterEnd::Socket(_) => Shutdown::Both,
+                WriterEnd::ReaderGone => Shutdown::Both,
+                WriterEnd::Socket(error) => {
+                    log::debug!("connection {}: writing ended: {error}", handle.id);
+                    Shutdown::Both
+                }
             });
         })
     }
@@ -162,6 +165,14 @@ impl<'a> Messages<'a> {
     }
 
     fn on_incoming(&self, incoming: &Incoming<'_>) -> ControlFlow<()> {
+        if self.context.purpose == Purpose::Echo {
+            match incoming {
+                Incoming::Text(text) => self.outbox.echo(MessageKind::Text, text.as_bytes()),
+                Incoming::Binary(bytes) => self.outbox.echo(MessageKind::Binary, bytes),
+                Incoming::Pong => {}
+            }
+            return ControlFlow::Continue(());
+        }
         let action = match incoming {
             Incoming::Text(text) => self.session.lock().on_text(text),
             Incoming::Binary(_) => self.session.lock().on_binary(),
@@ -209,7 +220,7 @@ impl<'a> Messages<'a> {
                 self.context.scheduler.launch(accepted);
                 ControlFlow::Continue(())
             }
-            Err(error) => self.reply(&ServerMessage::Error(ErrorMessage { request_id, ..error })),
+            Err(error) => self.reply(&ServerMessage::Error(ErrorMessage { request_id, ..*error })),
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::outbox::{Closing, Lane, Outbox, Taken};
+use super::outbox::{Closing, GATHER_BYTES_MIN, Lane, Outbox, Taken, Wait};
 use super::session::Session;
 use crate::clock;
 use crate::id::StreamId;
@@ -18,7 +18,7 @@ use crate::protocol::{
 };
 use crate::scheduler::{EncodedBatch, Scheduler, Stream, StreamEnd, StreamEvent, Timings};
 use crate::stream::{ProgressMeter, QueryStreamStatus};
-use crate::transport::websocket::FrameWriter;
+use crate::transport::websocket::{FrameWriter, MessageKind};
 
 /// Bytes of batches that go into one write.
 const GATHER_BYTES_MAX: usize = 256 * 1024;
@@ -45,14 +45,19 @@ struct OpenLane {
 
 /// One message of a write.
 enum Piece {
-    Message(Vec<u8>),
+    Message(MessageKind, Vec<u8>),
     Batch(Arc<Stream>, EncodedBatch),
 }
 
 impl Piece {
-    fn bytes(&self) -> &[u8] {
+    fn text(message: Vec<u8>) -> Self {
+        Self::Message(MessageKind::Text, message)
+    }
+
+    fn message(&self) -> (MessageKind, &[u8]) {
         match self {
-            Self::Message(message) | Self::Batch(_, EncodedBatch { message, .. }) => message,
+            Self::Message(kind, message) => (*kind, message),
+            Self::Batch(_, batch) => (MessageKind::Text, &batch.message),
         }
     }
 }
@@ -68,6 +73,7 @@ pub(super) struct Writer {
     ready: VecDeque<u64>,
     pieces: Vec<Piece>,
     gathered_bytes: usize,
+    last_write_bytes: usize,
 }
 
 impl Writer {
@@ -86,6 +92,7 @@ impl Writer {
             ready: VecDeque::new(),
             pieces: Vec::new(),
             gathered_bytes: 0,
+            last_write_bytes: 0,
         }
     }
 
@@ -100,13 +107,17 @@ impl Writer {
     fn run(&mut self) -> io::Result<WriterEnd> {
         let mut taken = Taken::default();
         loop {
-            let nothing_left_over = self.ready.is_empty();
-            self.outbox.take(&mut taken, nothing_left_over);
+            let wait = match (self.ready.is_empty(), self.last_write_bytes >= GATHER_BYTES_MIN) {
+                (false, _) => Wait::Not,
+                (true, true) => Wait::ExpectingMore,
+                (true, false) => Wait::UntilSomeComes,
+            };
+            self.outbox.take(&mut taken, wait);
             for payload in taken.pongs.drain(..) {
                 self.frames.write_pong(&payload)?;
             }
-            for message in taken.messages.drain(..) {
-                self.gather(Piece::Message(message));
+            for (kind, message) in taken.messages.drain(..) {
+                self.gather(Piece::Message(kind, message));
             }
             for (key, lane) in taken.new_lanes.drain(..) {
                 let meter = ProgressMeter::default();
@@ -137,7 +148,7 @@ impl Writer {
     }
 
     fn gather(&mut self, piece: Piece) {
-        self.gathered_bytes += piece.bytes().len();
+        self.gathered_bytes += piece.message().1.len();
         self.pieces.push(piece);
     }
 
@@ -162,7 +173,7 @@ impl Writer {
         let mut quantum = QUANTUM_BYTES;
         while let Ok(event) = events.try_recv() {
             match event {
-                StreamEvent::Message(message) => self.gather(Piece::Message(message)),
+                StreamEvent::Message(message) => self.gather(Piece::text(message)),
                 // After a cancel nobody wants what is still under way.
                 StreamEvent::Batch(batch) if stream.status() == QueryStreamStatus::Cancelled => {
                     self.give_back(&stream, batch);
@@ -176,7 +187,7 @@ impl Writer {
                     }
                 }
                 StreamEvent::End(end) => {
-                    self.gather(Piece::Message(encoded(&terminator(&stream, end))));
+                    self.gather(Piece::text(encoded(&terminator(&stream, end))));
                     self.session.lock().on_ended(stream.id);
                     self.lanes.remove(&key);
                     return false;
@@ -190,9 +201,9 @@ impl Writer {
         if self.pieces.is_empty() {
             return Ok(());
         }
-        let payloads: Vec<&[u8]> = self.pieces.iter().map(Piece::bytes).collect();
-        let written = self.frames.write_texts(&payloads);
-        self.gathered_bytes = 0;
+        let messages: Vec<_> = self.pieces.iter().map(Piece::message).collect();
+        let written = self.frames.write_messages(&messages);
+        self.last_write_bytes = std::mem::take(&mut self.gathered_bytes);
         let mut pieces = std::mem::take(&mut self.pieces);
         for piece in pieces.drain(..) {
             if let Piece::Batch(stream, batch) = piece {
@@ -244,7 +255,7 @@ impl Writer {
             throughput: reading.throughput,
             detail,
         });
-        self.gather(Piece::Message(encoded(&message)));
+        self.gather(Piece::text(encoded(&message)));
     }
 }
 

@@ -15,10 +15,6 @@ pub enum CloseCode {
     InvalidPayload = 1007,
     /// A message was larger than the limit.
     MessageTooBig = 1009,
-    /// The server cannot go on with this connection.
-    InternalError = 1011,
-    /// The server has no room now; try later.
-    TryLater = 1013,
     /// The client keeps sending what is no message.
     BadMessages = 4400,
     /// The client asks faster than it takes answers.

@@ -9,7 +9,7 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use json::{BatchLimits, FilledBatch, FlushSink, RowShape};
+pub(crate) use json::{BatchLimits, FlushSink, RowShape};
 pub use json::{RowError, RowWriter};
 pub use schema::{Column, ColumnType, Schema};
 

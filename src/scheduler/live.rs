@@ -160,6 +160,13 @@ impl Stream {
         rest.job = Some(job);
     }
 
+    /// The worker leaves the stream for now: what is in the channel has no company to wait for.
+    pub(super) fn nothing_follows(&self) {
+        if self.batches_queued() > 0 {
+            self.sink.notify(Urgency::Now, 0);
+        }
+    }
+
     /// There is room again: a parked stream goes into the run queue. Never blocks.
     pub(crate) fn wake(self: &Arc<Self>) {
         let woken = self.rest.lock().turn.wake();

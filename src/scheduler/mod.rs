@@ -47,6 +47,9 @@ const CLOSING_MAX: usize = 1024;
 /// Streams that wait for their first turn. When full, `QUEUE_FULL`.
 const FIRST_TURNS_MAX: usize = 4096;
 
+/// A stream that was stopped at rest, with its job: for the closer.
+type Resting = (Arc<Stream>, Box<Job>);
+
 /// What all parts of the scheduler share.
 #[derive(Debug)]
 struct Core {
@@ -55,7 +58,7 @@ struct Core {
     registry: Registry<Stream>,
     buffers: Buffers,
     timekeeper: Timekeeper,
-    closing: Mutex<Option<Sender<(Arc<Stream>, Box<Job>)>>>,
+    closing: Mutex<Option<Sender<Resting>>>,
 }
 
 impl fmt::Debug for Job {
@@ -177,7 +180,7 @@ impl Scheduler {
         &self,
         query: StreamQuery,
         sink: Arc<dyn StreamSink>,
-    ) -> Result<(Accepted, Receiver<StreamEvent>), ErrorMessage> {
+    ) -> Result<(Accepted, Receiver<StreamEvent>), Box<ErrorMessage>> {
         let StreamQuery {
             query: sql,
             batch_size,
@@ -193,11 +196,14 @@ impl Scheduler {
             timeout_ms,
         } = query;
         if !self.accepting.load(Ordering::Acquire) {
-            return Err(ErrorMessage::new(ErrorCode::ShuttingDown, "the server is going away"));
+            return Err(Box::new(ErrorMessage::new(
+                ErrorCode::ShuttingDown,
+                "the server is going away",
+            )));
         }
         if self.core.queue.wait_ahead().is_some_and(|n| n >= FIRST_TURNS_MAX) {
             let message = format!("{FIRST_TURNS_MAX} queries already wait for a worker");
-            return Err(ErrorMessage::new(ErrorCode::QueueFull, message));
+            return Err(Box::new(ErrorMessage::new(ErrorCode::QueueFull, message)));
         }
         let NamedEngine { name, engine } = self.engine(engine.as_deref())?.clone();
         let config = &self.core.config;
@@ -249,7 +255,7 @@ impl Scheduler {
         }
     }
 
-    fn engine(&self, name: Option<&str>) -> Result<&NamedEngine, ErrorMessage> {
+    fn engine(&self, name: Option<&str>) -> Result<&NamedEngine, Box<ErrorMessage>> {
         let found = match name {
             None => self.engines.first(),
             Some(name) => self.engines.iter().find(|engine| engine.name.as_ref() == name),
@@ -257,7 +263,7 @@ impl Scheduler {
         found.ok_or_else(|| {
             let names: Vec<&str> = self.engines.iter().map(|engine| engine.name.as_ref()).collect();
             let message = format!("this server has no such engine; it has: {}", names.join(", "));
-            ErrorMessage::new(ErrorCode::BadMessage, message)
+            Box::new(ErrorMessage::new(ErrorCode::BadMessage, message))
         })
     }
 

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use parking_lot::{Condvar, Mutex};
 
 /// Bytes of batches that one stream may encode before the next stream's turn.
-pub(crate) const QUANTUM_BYTES: i64 = 32 * 1024;
+pub(crate) const QUANTUM_BYTES: i64 = 64 * 1024;
 
 /// Two queues, served in turn: those that wait for their first service, and the others.
 #[derive(Debug)]

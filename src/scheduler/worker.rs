@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use super::Core;
-use super::job::{Job, TurnEnd};
+use super::job::TurnEnd;
 use super::live::Stream;
 use super::queue::{QUANTUM_BYTES, Work};
+use super::{Core, Resting};
 use crate::clock;
 
 /// What one estimate may take of a worker.
@@ -51,7 +51,7 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>) {
             match turn {
                 Ok(TurnEnd::Again(bytes)) => job.deficit -= i64::try_from(bytes).unwrap_or(QUANTUM_BYTES),
                 Ok(TurnEnd::NoRoom) => match stream.park(job) {
-                    None => return,
+                    None => return stream.nothing_follows(),
                     Some(awake) => {
                         job = awake;
                         job.not_parked_after_all();
@@ -66,6 +66,7 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>) {
         }
         if core.queue.has_waiting() {
             stream.put_back(job);
+            stream.nothing_follows();
             stream = core.queue.exchange(stream);
             let Some(next) = stream.take_job() else {
                 return;
@@ -78,7 +79,7 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>) {
 }
 
 /// Ends when: every sender of the channel is gone.
-pub(super) fn close_until_disconnected(jobs: &Receiver<(Arc<Stream>, Box<Job>)>) {
+pub(super) fn close_until_disconnected(jobs: &Receiver<Resting>) {
     for (stream, job) in jobs {
         let cancelled = Arc::clone(&stream);
         stream.finish(job, |job| job.cancelled(&cancelled));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::ServerHandle;
 use super::connections::Connections;
 use super::listener::Listener;
-use crate::connection::{ConnectionContext, SessionLimits};
+use crate::connection::{ConnectionContext, Purpose, SessionLimits};
 use crate::engine::Engine;
 use crate::scheduler::{NamedEngine, Scheduler};
 use crate::stream::StreamingConfig;
@@ -29,6 +29,7 @@ pub struct ServerBuilder {
     streams_per_connection_max: usize,
     message_bytes_max: usize,
     query_bytes_max: usize,
+    purpose: Purpose,
 }
 
 /// Why a server did not start. Nothing of it is left running.
@@ -85,6 +86,7 @@ impl ServerBuilder {
             streams_per_connection_max: 128,
             message_bytes_max: 64 * 1024,
             query_bytes_max: 64 * 1024,
+            purpose: Purpose::Queries,
         }
     }
 
@@ -142,6 +144,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Makes it a server that sends every message back as it came, text as text and binary as binary: for pointing a WebSocket
+    /// conformance suite at the threads and frames that queries run on. It needs no engine.
+    pub fn echo(mut self) -> Self {
+        self.purpose = Purpose::Echo;
+        self
+    }
+
     /// Starts the server: its workers, its timekeeper and its listener. Returns once connections are accepted.
     ///
     /// # Errors
@@ -157,6 +166,7 @@ impl ServerBuilder {
             streams_per_connection_max,
             message_bytes_max,
             query_bytes_max,
+            purpose,
         } = self;
         let session_limits = SessionLimits {
             streams_max: streams_per_connection_max,
@@ -174,6 +184,7 @@ impl ServerBuilder {
             scheduler: Arc::clone(&scheduler),
             session_limits,
             message_bytes_max,
+            purpose,
         };
         let connections = Arc::new(Connections::new(context, connections_max));
         let listener = match socket {
@@ -184,7 +195,7 @@ impl ServerBuilder {
     }
 
     fn check(&self) -> Result<(), StartError> {
-        if self.engines.is_empty() {
+        if self.engines.is_empty() && self.purpose == Purpose::Queries {
             return Err(StartError::NoEngine);
         }
         for (n, engine) in self.engines.iter().enumerate() {

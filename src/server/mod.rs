@@ -22,7 +22,8 @@ use crate::clock;
 use crate::engine::CancelReason;
 use crate::id::{RequestId, StreamId};
 use crate::scheduler::{Scheduler, Stream};
-use crate::stream::{QueryStreamStatus, RegistryStatistics};
+pub use crate::stream::RegistryStatistics;
+use crate::stream::{QueryStreamStatus, StreamingConfig};
 use crate::transport::Transport;
 
 /// Entry point: [`Server::builder`].
@@ -53,7 +54,6 @@ impl Server {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn builder() -> ServerBuilder {
         ServerBuilder::new()
     }
@@ -135,6 +135,41 @@ impl StreamingRegistry {
     }
 }
 
+/// What runs a server's queries: the workers, the streams they work at, and the rules they go by.
+#[derive(Debug, Clone)]
+pub struct QueryStreamer {
+    scheduler: Arc<Scheduler>,
+}
+
+impl QueryStreamer {
+    /// The rules. Never blocks.
+    #[must_use]
+    pub fn config(&self) -> &StreamingConfig {
+        self.scheduler.config()
+    }
+
+    /// The live streams and the statistics. Never blocks.
+    #[must_use]
+    pub fn streams(&self) -> StreamingRegistry {
+        let now = clock::now();
+        let streams = self.scheduler.streams();
+        StreamingRegistry {
+            reports: streams.iter().map(|stream| report(stream, now)).collect(),
+            statistics: self.scheduler.statistics(),
+        }
+    }
+
+    /// Cancels a stream: its client is told `query_cancelled` with reason `admin`. False where no such stream lives. Returns
+    /// before the engine has stopped; blocks only for the engine's cancel hook.
+    pub fn cancel(&self, id: StreamId) -> bool {
+        let stream = self.scheduler.find(id);
+        if let Some(stream) = &stream {
+            stream.cancel(CancelReason::Admin);
+        }
+        stream.is_some()
+    }
+}
+
 impl ServerHandle {
     fn new(listener: Option<Listener>, connections: Arc<Connections>, scheduler: Arc<Scheduler>) -> Self {
         let local_addr = listener.as_ref().map(Listener::local_addr);
@@ -155,15 +190,18 @@ impl ServerHandle {
         self.running.local_addr
     }
 
+    /// What runs this server's queries; it does not keep the server alive. Never blocks.
+    #[must_use]
+    pub fn query_streamer(&self) -> QueryStreamer {
+        QueryStreamer {
+            scheduler: Arc::clone(&self.running.scheduler),
+        }
+    }
+
     /// The live streams and the statistics. Never blocks.
     #[must_use]
     pub fn streams(&self) -> StreamingRegistry {
-        let now = clock::now();
-        let streams = self.running.scheduler.streams();
-        StreamingRegistry {
-            reports: streams.iter().map(|stream| report(stream, now)).collect(),
-            statistics: self.running.scheduler.statistics(),
-        }
+        self.query_streamer().streams()
     }
 
     /// How many connections are open. Never blocks.
@@ -172,14 +210,9 @@ impl ServerHandle {
         self.running.connections.len()
     }
 
-    /// Cancels a stream: its client is told `query_cancelled` with reason `admin`. False where no such stream lives. Returns
-    /// before the engine has stopped; blocks only for the engine's cancel hook.
+    /// Cancels a stream, as [`QueryStreamer::cancel`] does.
     pub fn cancel(&self, id: StreamId) -> bool {
-        let stream = self.running.scheduler.find(id);
-        if let Some(stream) = &stream {
-            stream.cancel(CancelReason::Admin);
-        }
-        stream.is_some()
+        self.query_streamer().cancel(id)
     }
 
     /// Serves one more connection on a thread of its own: for an application's own accept loop, and for tests in memory. The

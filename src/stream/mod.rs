@@ -39,7 +39,7 @@ pub struct StreamingConfig {
     /// Batches that wait between worker and writer, per stream, at the most. Defaults to 32.
     pub channel_buffer_size: usize,
     /// Bytes that wait between workers and writers, in all streams together; each running stream gets an even share, though
-    /// always room for one batch. Defaults to 32 MiB.
+    /// always room for one batch. Defaults to 64 MiB.
     pub buffer_bytes: usize,
     /// Largest share of [`buffer_bytes`](Self::buffer_bytes) for one stream. Defaults to 1 MiB.
     pub stream_buffer_bytes_max: usize,
@@ -60,7 +60,7 @@ impl Default for StreamingConfig {
             progress_interval: Duration::from_millis(500),
             max_query_duration: Duration::from_secs(300),
             channel_buffer_size: 32,
-            buffer_bytes: 32 * 1024 * 1024,
+            buffer_bytes: 64 * 1024 * 1024,
             stream_buffer_bytes_max: 1024 * 1024,
             detailed_progress: true,
         }

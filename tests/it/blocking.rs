@@ -12,14 +12,14 @@ use crate::support::{DEADLINE, Plain, Wire, eventually, serve, serve_with};
 const ENDLESS: u64 = 1 << 40;
 
 /// Wide rows without end: a client that does not read stalls its stream soon.
-pub fn wide() -> Script {
+pub(crate) fn wide() -> Script {
     let filler = "x".repeat(1_000);
     Script::new(["n", "filler"]).generate(ENDLESS, move |n| vec![(n as i64).into(), filler.as_str().into()])
 }
 
 /// Waits until a stream of this server stands because its client does not read.
 #[track_caller]
-pub fn wait_until_stalled(server: &rowstream::ServerHandle, n_streams: usize) {
+pub(crate) fn wait_until_stalled(server: &rowstream::ServerHandle, n_streams: usize) {
     eventually("streams that wait for their clients", &n_streams, || {
         let streams = server.streams();
         let waiting = |report: &&rowstream::StreamReport| report.status == rowstream::QueryStreamStatus::WaitingClient;

@@ -1,1 +1,219 @@
-//! Later.
+//! The program, as a process: what it prints, and how it ends.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+fn rowstream(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rowstream"));
+    command
+        .args(arguments)
+        .env_remove("ROWSTREAM_LISTEN")
+        .stdin(Stdio::null());
+    command
+}
+
+/// A `rowstream serve` process on a free port.
+struct Served {
+    process: Child,
+    url: String,
+    _folder: TempDir,
+}
+
+impl Served {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("shop.db");
+        let sql =
+            "CREATE TABLE t(n INTEGER, name TEXT); INSERT INTO t VALUES (1, 'one'), (2, 'two, \"too\"'), (3, NULL)";
+        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        Self::start(&path, folder)
+    }
+
+    fn start(path: &Path, folder: TempDir) -> Self {
+        let mut process = rowstream(&["serve", "--listen", "127.0.0.1:0", "--db", path.to_str().unwrap()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
+        Self {
+            process,
+            url,
+            _folder: folder,
+        }
+    }
+
+    fn query(&self, arguments: &[&str]) -> Output {
+        let mut all = vec!["query", &self.url];
+        all.extend(arguments);
+        rowstream(&all).output().unwrap()
+    }
+
+    #[track_caller]
+    fn check(&self, arguments: &[&str], expected: &str) {
+        let output = self.query(arguments);
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            expected,
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(output.status.code(), Some(0));
+    }
+
+    #[track_caller]
+    fn check_fails(&self, arguments: &[&str], code: i32, says: &str) {
+        let output = self.query(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // A test may have ended it already.
+        let _gone = self.process.kill();
+        self.process.wait().unwrap();
+    }
+}
+
+fn signal(process: &Child, name: &str) {
+    let status = Command::new("kill")
+        .args([name, &process.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn results_come_in_four_formats() {
+    let served = Served::new();
+    let sql = "SELECT n, name FROM t ORDER BY n";
+    served.check(
+        &[sql],
+        "{\"n\":1,\"name\":\"one\"}\n{\"n\":2,\"name\":\"two, \\\"too\\\"\"}\n{\"n\":3,\"name\":null}\n",
+    );
+    served.check(&[sql, "--format", "csv"], "n,name\n1,one\n2,\"two, \"\"too\"\"\"\n3,\n");
+    let table = String::from_utf8(served.query(&[sql, "--format", "table"]).stdout).unwrap();
+    assert!(table.contains("one") && table.contains("NULL"), "{table}");
+    let json = served.query(&[sql, "--format", "json"]);
+    let rows: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(rows[1]["name"], "two, \"too\"");
+}
+
+#[test]
+fn parameters_reach_the_query() {
+    let served = Served::new();
+    served.check(
+        &["SELECT name FROM t WHERE n = ?", "--param", "1"],
+        "{\"name\":\"one\"}\n",
+    );
+    served.check(&["SELECT :x AS x", "--named", "x=text"], "{\"x\":\"text\"}\n");
+}
+
+#[test]
+fn each_end_has_its_exit_code() {
+    let served = Served::new();
+    served.check_fails(&["SELECT * FROM nowhere"], 1, "no such table: nowhere");
+    served.check_fails(&["DROP TABLE t"], 1, "READ_ONLY");
+    served.check_fails(&["SELECT 1", "--format", "carving"], 2, "carving");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = rowstream(&["query", &format!("ws://{free}/ws"), "SELECT 1"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(3),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(rowstream(&["serve"]).output().unwrap().status.code(), Some(2));
+    let output = rowstream(&["serve", "--db", "/no/such/file.db"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+}
+
+const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+
+/// A query without end, of which the first row has come.
+fn endless(served: &Served) -> (Child, BufReader<impl Read + use<>>) {
+    let mut process = rowstream(&["query", &served.url, ENDLESS])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(process.stdout.take().unwrap());
+    let mut first = String::new();
+    out.read_line(&mut first).unwrap();
+    assert_eq!(first, "{\"i\":0}\n");
+    (process, out)
+}
+
+#[test]
+fn an_interrupt_cancels_and_says_so() {
+    let served = Served::new();
+    let (mut process, mut out) = endless(&served);
+    signal(&process, "-INT");
+    std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    let mut said = String::new();
+    process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(130), "{said}");
+    assert!(said.contains("cancel"), "{said}");
+}
+
+#[test]
+fn a_closed_pipe_ends_it_quietly() {
+    let served = Served::new();
+    let (mut process, out) = endless(&served);
+    drop(out);
+    let mut said = String::new();
+    process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((process.wait().unwrap().code(), said.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_lost_server_is_said_to_be_lost() {
+    let mut served = Served::new();
+    let (mut process, mut out) = endless(&served);
+    served.process.kill().unwrap();
+    std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(4));
+}
+
+#[test]
+fn a_terminated_server_ends_its_streams_and_itself() {
+    let mut served = Served::new();
+    let (mut process, mut out) = endless(&served);
+    signal(&served.process, "-TERM");
+    std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    let code = process.wait().unwrap().code();
+    assert_eq!(code, Some(1), "the query was cancelled by the server");
+    assert_eq!(served.process.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_query_can_come_on_standard_input() {
+    let served = Served::new();
+    let mut process = rowstream(&["query", &served.url, "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    process
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"SELECT count(*) AS n\nFROM t")
+        .unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "{\"n\":3}\n");
+}

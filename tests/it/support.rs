@@ -12,12 +12,12 @@ use tungstenite::protocol::WebSocket;
 use tungstenite::{Message, client};
 
 /// Every wait in these tests ends by then, with a message.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What the server says, field for field as the specification has it. Anything else fails the test.
 #[derive(Debug, Clone, Deserialize, PartialEq)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Wire {
+pub(crate) enum Wire {
     QueryQueued {
         stream_id: String,
         request_id: Option<Value>,
@@ -103,18 +103,18 @@ pub enum Wire {
 
 #[derive(Debug, Clone, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
-pub struct WireColumn {
-    pub name: String,
-    pub label: String,
+pub(crate) struct WireColumn {
+    pub(crate) name: String,
+    pub(crate) label: String,
     #[serde(rename = "type")]
-    pub ty: String,
-    pub db_type: Option<String>,
-    pub nullable: Option<bool>,
-    pub encoding: Option<String>,
+    pub(crate) ty: String,
+    pub(crate) db_type: Option<String>,
+    pub(crate) nullable: Option<bool>,
+    pub(crate) encoding: Option<String>,
 }
 
 impl Wire {
-    pub fn stream_id(&self) -> Option<&str> {
+    pub(crate) fn stream_id(&self) -> Option<&str> {
         match self {
             Self::QueryQueued { stream_id, .. }
             | Self::QueryStarted { stream_id, .. }
@@ -128,7 +128,7 @@ impl Wire {
         }
     }
 
-    pub fn is_terminator(&self) -> bool {
+    pub(crate) fn is_terminator(&self) -> bool {
         match self {
             Self::QueryCompleted { .. } | Self::QueryCancelled { .. } => true,
             Self::Error { stream_id, code, .. } => stream_id.is_some() && code != "STREAM_NOT_FOUND",
@@ -139,25 +139,25 @@ impl Wire {
 
 /// A stream's whole life as the client saw it; made by [`Plain::finish`], which checks the invariants of every stream.
 #[derive(Debug, Default)]
-pub struct Seen {
-    pub started: bool,
-    pub queued: Option<u64>,
-    pub columns: Vec<String>,
-    pub rows: Vec<Value>,
-    pub batches: Vec<usize>,
-    pub last_has_more: Option<bool>,
-    pub progress: Vec<Wire>,
-    pub end: Option<Wire>,
+pub(crate) struct Seen {
+    pub(crate) started: bool,
+    pub(crate) queued: Option<u64>,
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<Value>,
+    pub(crate) batches: Vec<usize>,
+    pub(crate) last_has_more: Option<bool>,
+    pub(crate) progress: Vec<Wire>,
+    pub(crate) end: Option<Wire>,
 }
 
 /// A client that knows only WebSocket and JSON.
-pub struct Plain {
+pub(crate) struct Plain {
     socket: WebSocket<TcpStream>,
     streams: BTreeMap<String, (u64, u64)>,
 }
 
 impl Plain {
-    pub fn connect(server: &ServerHandle) -> Self {
+    pub(crate) fn connect(server: &ServerHandle) -> Self {
         let address = server.local_addr().unwrap();
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -169,24 +169,24 @@ impl Plain {
         }
     }
 
-    pub fn tcp(&self) -> &TcpStream {
+    pub(crate) fn tcp(&self) -> &TcpStream {
         self.socket.get_ref()
     }
 
-    pub fn send(&mut self, message: &Value) {
+    pub(crate) fn send(&mut self, message: &Value) {
         self.send_text(&message.to_string());
     }
 
-    pub fn send_text(&mut self, text: &str) {
+    pub(crate) fn send_text(&mut self, text: &str) {
         self.socket.send(Message::text(text)).unwrap();
     }
 
-    pub fn send_raw(&mut self, message: Message) {
+    pub(crate) fn send_raw(&mut self, message: Message) {
         self.socket.send(message).unwrap();
     }
 
     /// Starts a query with the bold fields and whatever `extra` has.
-    pub fn query(&mut self, query: &str, extra: Value) {
+    pub(crate) fn query(&mut self, query: &str, extra: Value) {
         let mut message = json!({"type": "stream_query", "query": query});
         let Value::Object(extra) = extra else {
             panic!("extra fields are an object")
@@ -196,7 +196,7 @@ impl Plain {
     }
 
     /// The next message that is no control frame; panics where none comes in time.
-    pub fn next_raw(&mut self) -> Message {
+    pub(crate) fn next_raw(&mut self) -> Message {
         loop {
             match self.socket.read() {
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
@@ -207,7 +207,7 @@ impl Plain {
     }
 
     /// The next message, checked against what must hold of every message in every stream.
-    pub fn recv(&mut self) -> Wire {
+    pub(crate) fn recv(&mut self) -> Wire {
         let message = self.next_raw();
         let Message::Text(text) = message else {
             panic!("not a text message: {message:?}")
@@ -282,7 +282,7 @@ impl Plain {
     }
 
     /// The next message that `wanted` says yes to; others are passed over.
-    pub fn recv_until(&mut self, what: &str, wanted: impl Fn(&Wire) -> bool) -> Wire {
+    pub(crate) fn recv_until(&mut self, what: &str, wanted: impl Fn(&Wire) -> bool) -> Wire {
         let mut passed = Vec::new();
         let end = Instant::now() + DEADLINE;
         while Instant::now() < end {
@@ -298,13 +298,13 @@ impl Plain {
         panic!("no {what}; last seen: {passed:#?}");
     }
 
-    pub fn recv_started(&mut self) -> String {
+    pub(crate) fn recv_started(&mut self) -> String {
         let started = self.recv_until("query_started", |wire| matches!(wire, Wire::QueryStarted { .. }));
         started.stream_id().unwrap().to_owned()
     }
 
     /// Takes everything until the terminator of the only stream there is.
-    pub fn finish(&mut self) -> Seen {
+    pub(crate) fn finish(&mut self) -> Seen {
         let mut seen = Seen::default();
         loop {
             let wire = self.recv();
@@ -334,14 +334,14 @@ impl Plain {
     }
 
     /// Runs a query to its end.
-    pub fn run(&mut self, query: &str, extra: Value) -> Seen {
+    pub(crate) fn run(&mut self, query: &str, extra: Value) -> Seen {
         self.query(query, extra);
         self.finish()
     }
 
     /// Says that nothing more is coming: a ping comes back with nothing before it.
     #[track_caller]
-    pub fn assert_silence(&mut self) {
+    pub(crate) fn assert_silence(&mut self) {
         self.send(&json!({"type": "ping", "timestamp": "silence"}));
         let next = self.recv();
         assert_eq!(
@@ -353,7 +353,7 @@ impl Plain {
     }
 
     /// Reads until the server closes; returns its close code.
-    pub fn recv_close(&mut self) -> u16 {
+    pub(crate) fn recv_close(&mut self) -> u16 {
         loop {
             match self.socket.read() {
                 Ok(Message::Close(Some(frame))) => return frame.code.into(),
@@ -367,13 +367,13 @@ impl Plain {
 
 impl Seen {
     #[track_caller]
-    pub fn assert_completed(&self) -> &Self {
+    pub(crate) fn assert_completed(&self) -> &Self {
         assert!(matches!(self.end, Some(Wire::QueryCompleted { .. })), "{:?}", self.end);
         self
     }
 
     #[track_caller]
-    pub fn error_code(&self) -> &str {
+    pub(crate) fn error_code(&self) -> &str {
         match &self.end {
             Some(Wire::Error { code, .. }) => code,
             other => panic!("no error: {other:?}"),
@@ -381,7 +381,7 @@ impl Seen {
     }
 
     #[track_caller]
-    pub fn cancel_reason(&self) -> &str {
+    pub(crate) fn cancel_reason(&self) -> &str {
         match &self.end {
             Some(Wire::QueryCancelled { reason, .. }) => reason,
             other => panic!("not cancelled: {other:?}"),
@@ -390,11 +390,11 @@ impl Seen {
 }
 
 /// Starts a server with this engine on a free port.
-pub fn serve(engine: MemoryEngine) -> ServerHandle {
+pub(crate) fn serve(engine: MemoryEngine) -> ServerHandle {
     serve_with(engine, 4, StreamingConfig::default())
 }
 
-pub fn serve_with(engine: MemoryEngine, n_workers: usize, streaming: StreamingConfig) -> ServerHandle {
+pub(crate) fn serve_with(engine: MemoryEngine, n_workers: usize, streaming: StreamingConfig) -> ServerHandle {
     let builder = Server::builder().engine("memory", engine).listen("127.0.0.1:0");
     builder.workers(n_workers).streaming(streaming).start().unwrap()
 }
@@ -402,7 +402,7 @@ pub fn serve_with(engine: MemoryEngine, n_workers: usize, streaming: StreamingCo
 /// Waits until `look` gives `expected`: for counters that follow an event without a message of their own. Yields between two
 /// looks; the deadline only bounds a failing test.
 #[track_caller]
-pub fn eventually<T: PartialEq + Debug>(what: &str, expected: &T, look: impl Fn() -> T) {
+pub(crate) fn eventually<T: PartialEq + Debug>(what: &str, expected: &T, look: impl Fn() -> T) {
     let end = Instant::now() + DEADLINE;
     let mut last = look();
     while last != *expected {

@@ -7,13 +7,15 @@ mod tables;
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use rusqlite::{Connection, OpenFlags};
+
+use super::say;
 
 /// In the header of a finished file (`PRAGMA application_id`): the letters `rows`.
 const APPLICATION_ID: i32 = 0x726f_7773;
@@ -230,11 +232,6 @@ fn fill(partial: &Path, scale: Scale, bar: &ProgressBar) -> rusqlite::Result<()>
     tx.pragma_update(None, "user_version", TABLES_VERSION)?;
     tx.commit()?;
     db.close().map_err(|(_, error)| error)
-}
-
-fn say(line: &str) {
-    // Nobody to tell where standard error is closed.
-    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 #[cfg(test)]

@@ -79,6 +79,7 @@ impl Drop for SqliteCursor {
 }
 
 /// Prepares `sql`, which has to be exactly one statement.
+#[allow(clippy::result_large_err)] // the connection goes back with the error, and neither is copied about
 pub(super) fn prepare(
     database: Database,
     sql: &str,

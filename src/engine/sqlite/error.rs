@@ -87,6 +87,7 @@ fn engine_error(failure: Failure, cancel: &CancelToken, plain: EngineErrorKind) 
 
 /// A failure while opening, where a plain error is nobody's fault but the file's.
 pub(super) fn while_opening(error: rusqlite::Error, cancel: &CancelToken) -> EngineError {
+    #[allow(clippy::wildcard_enum_match_arm)] // the rest cannot come of opening, and would mean the same
     match error {
         rusqlite::Error::SqliteFailure(code, message) => {
             let failure = Failure {

@@ -10,14 +10,6 @@ use crate::clock;
 use crate::engine::{CancelToken, Estimate, QuerySpec, Total};
 use crate::rows::Params;
 
-/// What the query plan says of how the rows come.
-#[derive(Debug, PartialEq, Eq)]
-enum Plan {
-    /// Row by row out of a full scan of this table.
-    Streaming(String),
-    Other,
-}
-
 /// `None` where nothing was found out.
 pub(super) fn estimate(
     pool: &Arc<Pool>,
@@ -53,10 +45,10 @@ impl Lookup<'_> {
         if let Some(rows) = self.one_number(&count, &query.params) {
             return Some(Estimate::rows(Total::Exact(rows)));
         }
-        let Plan::Streaming(table) = self.plan(query)? else {
+        if !self.streams_out_of_one_scan(query) {
             return None;
-        };
-        let table = table.replace('"', "\"\"");
+        }
+        let table = self.scanned_table(query)?.replace('"', "\"\"");
         // Two look-ups at the ends of the table: one SELECT with both would scan it.
         let span = format!("SELECT (SELECT max(rowid) FROM \"{table}\") - (SELECT min(rowid) FROM \"{table}\") + 1");
         let work_total = self.one_number(&span, &Params::None)?;
@@ -95,39 +87,70 @@ impl Lookup<'_> {
         })
     }
 
-    fn plan(&mut self, query: &QuerySpec) -> Option<Plan> {
+    /// Whether rows come while one full scan goes on, so that its progress is the query's.
+    fn streams_out_of_one_scan(&mut self, query: &QuerySpec) -> bool {
+        // With a LIMIT the scan would end early, and nothing in the plan says so.
         if has_word(&query.sql, "limit") {
-            // The scan would end early, and nothing in the plan says so.
-            return Some(Plan::Other);
+            return false;
         }
         let explain = format!("EXPLAIN QUERY PLAN {}", query.sql);
-        self.with_statement(&explain, &query.params, |statement| {
+        let streams = self.with_statement(&explain, &query.params, |statement| {
             let mut details = Vec::new();
             while statement.step().ok()? {
                 details.push(statement.text(3));
             }
-            Some(plan_of(&details))
-        })
+            Some(is_one_scan(&details))
+        });
+        streams == Some(true)
+    }
+
+    /// The table that the query scans: the plan may call it by an alias, but the scan's cursor is opened by its root page.
+    fn scanned_table(&mut self, query: &QuerySpec) -> Option<String> {
+        let explain = format!("EXPLAIN {}", query.sql);
+        let root_page = self.with_statement(&explain, &query.params, |statement| {
+            let (mut opened, mut scanned) = (Vec::new(), Vec::new());
+            while statement.step().ok()? {
+                // addr, opcode, p1 (the cursor), p2 (the root page), p3 (the database: 0 is the main one)
+                let (opcode, cursor) = (statement.text(1), statement.integer(2)?);
+                match opcode.as_str() {
+                    "OpenRead" if statement.integer(4) == Some(0) => opened.push((cursor, statement.integer(3)?)),
+                    "Rewind" => scanned.push(cursor),
+                    _ => {}
+                }
+            }
+            let [scan] = scanned.as_slice() else { return None };
+            opened
+                .iter()
+                .find(|(cursor, _)| cursor == scan)
+                .map(|(_, root_page)| *root_page)
+        })?;
+        let owner = Params::Positional(vec![root_page.into()]);
+        self.with_statement(
+            "SELECT tbl_name FROM sqlite_schema WHERE rootpage = ?",
+            &owner,
+            |statement| {
+                let found = statement.step().ok()?;
+                found.then(|| statement.text(0))
+            },
+        )
     }
 }
 
 /// Reads the lines of `EXPLAIN QUERY PLAN` (sqlite.org/eqp.html).
-fn plan_of(details: &[String]) -> Plan {
-    const BLOCKS: [&str; 5] = ["TEMP B-TREE", "MATERIALIZE", "CO-ROUTINE", "COMPOUND", "SUBQUERY"];
-    if details
-        .iter()
-        .any(|detail| BLOCKS.iter().any(|block| detail.contains(block)))
-    {
-        return Plan::Other;
-    }
-    let mut scans = details.iter().filter_map(|detail| detail.strip_prefix("SCAN "));
-    match (scans.next(), scans.next()) {
-        (Some(scan), None) if !scan.contains("VIRTUAL TABLE") => {
-            let table = scan.split(" USING ").next().unwrap_or(scan);
-            Plan::Streaming(table.to_owned())
-        }
-        _ => Plan::Other,
-    }
+fn is_one_scan(details: &[String]) -> bool {
+    const BLOCKS: [&str; 6] = [
+        "TEMP B-TREE",
+        "MATERIALIZE",
+        "CO-ROUTINE",
+        "COMPOUND",
+        "SUBQUERY",
+        "VIRTUAL TABLE",
+    ];
+    let n_scans = details.iter().filter(|detail| detail.starts_with("SCAN ")).count();
+    n_scans == 1
+        && !details
+            .iter()
+            .any(|detail| BLOCKS.iter().any(|block| detail.contains(block)))
 }
 
 /// Whether `word` stands somewhere in `sql` by itself; in a string or comment too, which errs on the side of saying nothing.
@@ -141,23 +164,22 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(details: &[&str], expected: Option<&str>) {
+    fn check(details: &[&str], expected: bool) {
         let details: Vec<String> = details.iter().map(|detail| (*detail).to_owned()).collect();
-        let expected = expected.map_or(Plan::Other, |table| Plan::Streaming(table.to_owned()));
-        assert_eq!(plan_of(&details), expected, "{details:?}");
+        assert_eq!(is_one_scan(&details), expected, "{details:?}");
     }
 
     #[test]
     fn only_one_scan_and_nothing_that_collects_is_a_stream() {
-        check(&["SCAN t"], Some("t"));
-        check(&["SCAN t USING COVERING INDEX i"], Some("t"));
-        check(&["SCAN t", "SEARCH u USING INTEGER PRIMARY KEY (rowid=?)"], Some("t"));
-        check(&["SEARCH t USING INDEX i (a=?)"], None);
-        check(&["SCAN t", "SCAN u"], None);
-        check(&["SCAN t", "USE TEMP B-TREE FOR ORDER BY"], None);
-        check(&["CO-ROUTINE x", "SCAN t", "SCAN x"], None);
-        check(&["SCAN f VIRTUAL TABLE INDEX 0:"], None);
-        check(&[], None);
+        check(&["SCAN t"], true);
+        check(&["SCAN t USING COVERING INDEX i"], true);
+        check(&["SCAN t", "SEARCH u USING INTEGER PRIMARY KEY (rowid=?)"], true);
+        check(&["SEARCH t USING INDEX i (a=?)"], false);
+        check(&["SCAN t", "SCAN u"], false);
+        check(&["SCAN t", "USE TEMP B-TREE FOR ORDER BY"], false);
+        check(&["CO-ROUTINE x", "SCAN t", "SCAN x"], false);
+        check(&["SCAN f VIRTUAL TABLE INDEX 0:"], false);
+        check(&[], false);
     }
 
     #[test]

@@ -548,7 +548,9 @@ extern "C" fn on_busy(context: *mut c_void, n_before: c_int) -> c_int {
         let cancelled = pulse.cancelled.get_or_insert_with(|| {
             let (wake, cancelled) = bounded(1);
             // A wake-up that finds one already there says nothing new.
-            cancel.arm(move || drop(wake.try_send(())));
+            cancel.arm(move || {
+                let _already_there = wake.try_send(());
+            });
             cancelled
         });
         let _woken_or_not = cancelled.recv_timeout(wait);

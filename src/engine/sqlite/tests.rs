@@ -552,6 +552,13 @@ fn estimates_are_counts_or_the_scans_own_measure() {
         estimate("SELECT * FROM t WHERE i >= 0 ORDER BY -i", none),
         Estimate::default()
     );
+    assert_eq!(
+        estimate(
+            "SELECT x.i FROM t AS x JOIN t AS y ON y.rowid = x.i WHERE x.i >= 0",
+            none
+        ),
+        Estimate::default().with_work_total(1_000)
+    );
     let query = QuerySpec::new("SELECT * FROM t WHERE i < ?").with_params(Params::Positional(vec![5_i64.into()]));
     assert_eq!(fixture.engine.estimate(&query, DEADLINE, &CancelToken::new()), exact(5));
 

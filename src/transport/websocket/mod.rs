@@ -10,9 +10,7 @@ mod writer;
 
 pub(crate) use handshake::{HandshakeError, UpgradeRefusal, accept_response, client_handshake};
 pub(crate) use reader::{ControlLane, InboundLimits, Incoming, ReadEnd, read_messages};
-pub(crate) use writer::FrameWriter;
-#[allow(unused_imports, reason = "an echo on these loops sends back every kind")]
-pub(crate) use writer::MessageKind;
+pub(crate) use writer::{FrameWriter, MessageKind};
 
 /// Whose end this is: clients mask what they send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +23,6 @@ pub(crate) enum Side {
 const OPCODE_TEXT: u8 = 1;
 const OPCODE_BINARY: u8 = 2;
 const OPCODE_CLOSE: u8 = 8;
-#[allow(dead_code, reason = "nobody pings yet")]
-const OPCODE_PING: u8 = 9;
 const OPCODE_PONG: u8 = 10;
 
 /// Longest payload of a control frame (RFC 6455 section 5.5).

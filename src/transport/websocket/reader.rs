@@ -2,6 +2,7 @@
 //!
 //! Never writes to the transport. Must not know what messages mean, or when a pong goes out.
 
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub(crate) struct InboundLimits {
 #[derive(Debug)]
 pub(crate) enum Incoming<'a> {
     Text(&'a str),
-    Binary(#[allow(dead_code, reason = "no binary message has a meaning yet")] &'a [u8]),
+    Binary(&'a [u8]),
     /// The peer is alive.
     Pong,
 }
@@ -64,6 +65,20 @@ pub(crate) enum ReadEnd {
     InvalidUtf8,
     /// A message was too big, or in too many pieces; told 1009.
     TooBig,
+}
+
+impl fmt::Display for ReadEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the peer closed"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Gone(None) => f.write_str("the peer is gone"),
+            Self::Gone(Some(error)) => write!(f, "the peer is gone: {error}"),
+            Self::Protocol(text) => write!(f, "the peer broke the protocol: {text}"),
+            Self::InvalidUtf8 => f.write_str("a text message was not UTF-8"),
+            Self::TooBig => f.write_str("a message was too big"),
+        }
+    }
 }
 
 /// Reads messages until the connection ends or `on_message` breaks.

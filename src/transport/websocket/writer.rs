@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, IoSlice, Write};
 
 use uuid::Uuid;
 
-use super::{CONTROL_BYTES_MAX, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, Side, apply_mask};
+use super::{CONTROL_BYTES_MAX, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PONG, OPCODE_TEXT, Side, apply_mask};
 
 /// Slices that one vectored write may have: `IOV_MAX` on Linux.
 const SLICES_MAX: usize = 1024;
@@ -18,8 +18,16 @@ const HEADER_BYTES_MAX: usize = 14;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MessageKind {
     Text,
-    #[allow(dead_code, reason = "no binary message is sent yet")]
     Binary,
+}
+
+impl MessageKind {
+    const fn opcode(self) -> u8 {
+        match self {
+            Self::Text => OPCODE_TEXT,
+            Self::Binary => OPCODE_BINARY,
+        }
+    }
 }
 
 /// Puts frames on the wire; the only one that does.
@@ -46,19 +54,20 @@ impl FrameWriter {
         }
     }
 
-    /// Writes each payload, which must be UTF-8, as one text message.
-    pub(crate) fn write_texts(&mut self, payloads: &[&[u8]]) -> io::Result<()> {
-        self.write_messages(MessageKind::Text, payloads)
+    /// Writes one text message.
+    pub(crate) fn write_text(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.write_messages(&[(MessageKind::Text, payload)])
     }
 
-    /// Writes each payload as one message: headers and payloads in as few writes as the transport takes them. Copies no
-    /// payload, except that a client has to mask it.
-    pub(crate) fn write_messages(&mut self, kind: MessageKind, payloads: &[&[u8]]) -> io::Result<()> {
-        let opcode = match kind {
-            MessageKind::Text => OPCODE_TEXT,
-            MessageKind::Binary => OPCODE_BINARY,
-        };
-        self.write_frames(opcode, payloads)
+    /// Writes each payload as one message of its kind, text being UTF-8: headers and payloads in as few writes as the transport
+    /// takes them. Copies no payload, except that a client has to mask it.
+    pub(crate) fn write_messages(&mut self, messages: &[(MessageKind, &[u8])]) -> io::Result<()> {
+        self.write_and_flush(|this| match this.side {
+            Side::Server => this.write_plain(messages),
+            Side::Client => messages
+                .iter()
+                .try_for_each(|(kind, payload)| this.write_masked(kind.opcode(), payload)),
+        })
     }
 
     /// Writes a pong that answers a ping.
@@ -67,15 +76,6 @@ impl FrameWriter {
     /// `InvalidInput` for more than 125 bytes, which no control frame may have; nothing has been written then.
     pub(crate) fn write_pong(&mut self, payload: &[u8]) -> io::Result<()> {
         self.write_control(OPCODE_PONG, payload)
-    }
-
-    /// Asks the peer for a pong.
-    ///
-    /// # Errors
-    /// As for [`write_pong`](Self::write_pong).
-    #[allow(dead_code, reason = "nobody pings yet")]
-    pub(crate) fn write_ping(&mut self, payload: &[u8]) -> io::Result<()> {
-        self.write_control(OPCODE_PING, payload)
     }
 
     /// Writes a close frame, the last of all; a reason that does not fit is cut, and one without a code is left out.
@@ -99,30 +99,35 @@ impl FrameWriter {
             );
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
-        self.write_frames(opcode, &[payload])
+        self.write_and_flush(|this| match this.side {
+            Side::Server => {
+                let header = Header::new(opcode, payload.len(), None);
+                let mut slices = [IoSlice::new(header.bytes()), IoSlice::new(payload)];
+                write_all_vectored(this.write.as_mut(), &mut slices)
+            }
+            Side::Client => this.write_masked(opcode, payload),
+        })
     }
 
-    fn write_frames(&mut self, opcode: u8, payloads: &[&[u8]]) -> io::Result<()> {
+    fn write_and_flush(&mut self, write: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
         if self.is_spent {
             return Err(ErrorKind::BrokenPipe.into());
         }
-        let written = match self.side {
-            Side::Server => self.write_plain(opcode, payloads),
-            Side::Client => self.write_masked(opcode, payloads),
-        };
         // A transport with a buffer of its own must not keep what the peer is waiting for.
-        let written = written.and_then(|()| retrying(|| self.write.flush()));
+        let written = write(self).and_then(|()| retrying(|| self.write.flush()));
         self.is_spent = written.is_err();
         written
     }
 
-    fn write_plain(&mut self, opcode: u8, payloads: &[&[u8]]) -> io::Result<()> {
-        for payloads in payloads.chunks(SLICES_MAX / 2) {
+    fn write_plain(&mut self, messages: &[(MessageKind, &[u8])]) -> io::Result<()> {
+        for messages in messages.chunks(SLICES_MAX / 2) {
             self.headers.clear();
-            self.headers
-                .extend(payloads.iter().map(|payload| Header::new(opcode, payload.len(), None)));
-            let mut slices = Vec::with_capacity(2 * payloads.len());
-            for (header, payload) in self.headers.iter().zip(payloads) {
+            let headers = messages
+                .iter()
+                .map(|(kind, payload)| Header::new(kind.opcode(), payload.len(), None));
+            self.headers.extend(headers);
+            let mut slices = Vec::with_capacity(2 * messages.len());
+            for (header, (_, payload)) in self.headers.iter().zip(messages) {
                 slices.push(IoSlice::new(header.bytes()));
                 slices.push(IoSlice::new(payload));
             }
@@ -131,19 +136,16 @@ impl FrameWriter {
         Ok(())
     }
 
-    fn write_masked(&mut self, opcode: u8, payloads: &[&[u8]]) -> io::Result<()> {
-        for payload in payloads {
-            // Any unpredictable key will do (RFC 6455 section 10.3); a random UUID begins with 48 random bits.
-            let [a, b, c, d, ..] = Uuid::new_v4().into_bytes();
-            let key = [a, b, c, d];
-            let header = Header::new(opcode, payload.len(), Some(key));
-            let mut frame = Vec::with_capacity(HEADER_BYTES_MAX + payload.len());
-            frame.extend_from_slice(header.bytes());
-            frame.extend_from_slice(payload);
-            apply_mask(&mut frame[header.bytes().len()..], key);
-            self.write.write_all(&frame)?;
-        }
-        Ok(())
+    fn write_masked(&mut self, opcode: u8, payload: &[u8]) -> io::Result<()> {
+        // Any unpredictable key will do (RFC 6455 section 10.3); a random UUID begins with 48 random bits.
+        let [a, b, c, d, ..] = Uuid::new_v4().into_bytes();
+        let key = [a, b, c, d];
+        let header = Header::new(opcode, payload.len(), Some(key));
+        let mut frame = Vec::with_capacity(HEADER_BYTES_MAX + payload.len());
+        frame.extend_from_slice(header.bytes());
+        frame.extend_from_slice(payload);
+        apply_mask(&mut frame[header.bytes().len()..], key);
+        self.write.write_all(&frame)
     }
 }
 
@@ -296,6 +298,10 @@ mod tests {
         }
     }
 
+    fn as_texts<'a>(payloads: &[&'a [u8]]) -> Vec<(MessageKind, &'a [u8])> {
+        payloads.iter().map(|payload| (MessageKind::Text, *payload)).collect()
+    }
+
     fn written(side: Side, write: impl FnOnce(&mut FrameWriter)) -> Vec<u8> {
         let (stingy, taken) = Stingy::new(usize::MAX);
         write(&mut FrameWriter::new(Box::new(stingy), side));
@@ -309,15 +315,18 @@ mod tests {
 
     #[test]
     fn frames_are_as_the_rfc_draws_them() {
-        check_frame(|w| w.write_texts(&[b"Hello"]).unwrap(), b"\x81\x05Hello");
+        check_frame(|w| w.write_text(b"Hello").unwrap(), b"\x81\x05Hello");
         check_frame(
-            |w| w.write_messages(MessageKind::Binary, &[b"\0"]).unwrap(),
+            |w| w.write_messages(&[(MessageKind::Binary, b"\0")]).unwrap(),
             b"\x82\x01\0",
         );
-        check_frame(|w| w.write_texts(&[b"", b"a"]).unwrap(), b"\x81\x00\x81\x01a");
-        check_frame(|w| w.write_texts(&[]).unwrap(), b"");
+        check_frame(
+            |w| w.write_messages(&as_texts(&[b"", b"a"])).unwrap(),
+            b"\x81\x00\x81\x01a",
+        );
+        check_frame(|w| w.write_messages(&[]).unwrap(), b"");
         check_frame(|w| w.write_pong(b"Hello").unwrap(), b"\x8a\x05Hello");
-        check_frame(|w| w.write_ping(b"").unwrap(), b"\x89\x00");
+        check_frame(|w| w.write_pong(b"").unwrap(), b"\x8a\x00");
         check_frame(|w| w.write_close(Some(1000), "bye").unwrap(), b"\x88\x05\x03\xe8bye");
         check_frame(|w| w.write_close(None, "left out").unwrap(), b"\x88\x00");
         let header = |len: usize| Header::new(OPCODE_TEXT, len, None).bytes().to_vec();
@@ -329,7 +338,9 @@ mod tests {
 
     #[test]
     fn a_client_masks_with_a_new_key_each_time() {
-        let frames = written(Side::Client, |w| w.write_texts(&[b"Hello", b"Hello"]).unwrap());
+        let frames = written(Side::Client, |w| {
+            w.write_messages(&as_texts(&[b"Hello", b"Hello"])).unwrap()
+        });
         let [first, second] = [&frames[..11], &frames[11..]].map(|frame| {
             assert_eq!(frame[..2], [0x81, 0x85]);
             let key: [u8; 4] = frame[2..6].try_into().unwrap();
@@ -350,9 +361,13 @@ mod tests {
             let mut frames = FrameWriter::new(Box::new(limited), side);
             let texts: Vec<String> = sizes.iter().map(|&len| text_of(len)).collect();
             let payloads: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
-            frames.write_texts(&payloads).unwrap();
-            frames.write_ping(&[7; CONTROL_BYTES_MAX]).unwrap();
-            frames.write_messages(MessageKind::Binary, &payloads).unwrap();
+            frames.write_messages(&as_texts(&payloads)).unwrap();
+            frames.write_pong(&[7; CONTROL_BYTES_MAX]).unwrap();
+            let mixed: Vec<_> = payloads
+                .iter()
+                .flat_map(|payload| [(MessageKind::Binary, *payload), (MessageKind::Text, *payload)])
+                .collect();
+            frames.write_messages(&mixed).unwrap();
             frames.write_pong(b"").unwrap();
             frames.write_close(Some(1001), "going away").unwrap();
         });
@@ -365,9 +380,10 @@ mod tests {
         for &len in sizes {
             assert_eq!(next(), Message::text(text_of(len)));
         }
-        assert_eq!(next(), Message::Ping(vec![7; CONTROL_BYTES_MAX].into()));
+        assert_eq!(next(), Message::Pong(vec![7; CONTROL_BYTES_MAX].into()));
         for &len in sizes {
             assert_eq!(next(), Message::binary(text_of(len)));
+            assert_eq!(next(), Message::text(text_of(len)));
         }
         assert_eq!(next(), Message::Pong(Vec::new().into()));
         let Message::Close(Some(close)) = next() else {
@@ -405,13 +421,13 @@ mod tests {
     fn partial_and_interrupted_writes_change_nothing() {
         let texts: Vec<String> = [0, 3, 125, 126, 700].map(text_of).to_vec();
         let payloads: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
-        let whole = written(Side::Server, |w| w.write_texts(&payloads).unwrap());
+        let whole = written(Side::Server, |w| w.write_messages(&as_texts(&payloads)).unwrap());
         for bytes_max in (1..=20).chain([129, whole.len() - 1, whole.len()]) {
             for interrupts in [false, true] {
                 let (mut stingy, taken) = Stingy::new(bytes_max);
                 stingy.interrupts = interrupts;
                 let mut frames = FrameWriter::new(Box::new(stingy), Side::Server);
-                frames.write_texts(&payloads).unwrap();
+                frames.write_messages(&as_texts(&payloads)).unwrap();
                 let taken = taken.lock();
                 assert_eq!(taken.bytes, whole, "{bytes_max} at a time");
                 assert_eq!(taken.n_writes, whole.len().div_ceil(bytes_max));
@@ -424,7 +440,7 @@ mod tests {
         let payloads = vec![b"x".as_slice(); 1200];
         let (stingy, taken) = Stingy::new(usize::MAX);
         FrameWriter::new(Box::new(stingy), Side::Server)
-            .write_texts(&payloads)
+            .write_messages(&as_texts(&payloads))
             .unwrap();
         let taken = taken.lock();
         assert_eq!((taken.n_writes, taken.n_slices_max), (3, SLICES_MAX));
@@ -441,15 +457,15 @@ mod tests {
                 stingy.fail_at = fail_at;
                 let mut frames = FrameWriter::new(Box::new(stingy), side);
                 let result = frames
-                    .write_texts(&[b"one", b"two"])
-                    .and_then(|()| frames.write_ping(b"three"));
+                    .write_messages(&as_texts(&[b"one", b"two"]))
+                    .and_then(|()| frames.write_pong(b"three"));
                 let Err(error) = result else { break };
                 assert_eq!(error.kind(), ErrorKind::ConnectionReset, "write {fail_at}");
                 // The transport would take more, but a frame would begin in the middle of another.
                 let bytes_before = taken.lock().bytes.len();
                 assert_eq!(bytes_before.div_ceil(3), fail_at);
                 for result in [
-                    frames.write_texts(&[b"x"]),
+                    frames.write_text(b"x"),
                     frames.write_pong(b"x"),
                     frames.write_close(None, ""),
                 ] {
@@ -465,7 +481,7 @@ mod tests {
     #[test]
     fn a_transport_that_takes_nothing_is_an_error() {
         let (stingy, _taken) = Stingy::new(0);
-        let error = FrameWriter::new(Box::new(stingy), Side::Server).write_texts(&[b"x"]);
+        let error = FrameWriter::new(Box::new(stingy), Side::Server).write_text(b"x");
         assert_eq!(error.unwrap_err().kind(), ErrorKind::WriteZero);
     }
 
@@ -474,10 +490,7 @@ mod tests {
         let bytes = written(Side::Server, |frames| {
             frames.write_close(Some(1000), "").unwrap();
             assert_eq!(frames.write_pong(b"late").unwrap_err().kind(), ErrorKind::BrokenPipe);
-            assert_eq!(
-                frames.write_texts(&[b"late"]).unwrap_err().kind(),
-                ErrorKind::BrokenPipe
-            );
+            assert_eq!(frames.write_text(b"late").unwrap_err().kind(), ErrorKind::BrokenPipe);
             assert_eq!(frames.write_close(None, "").unwrap_err().kind(), ErrorKind::BrokenPipe);
         });
         assert_eq!(bytes, b"\x88\x02\x03\xe8");
@@ -498,18 +511,18 @@ mod tests {
     #[test]
     fn a_control_frame_has_at_most_125_bytes() {
         let bytes = written(Side::Server, |frames| {
-            let refused = frames.write_ping(&[0; 126]).unwrap_err();
+            let refused = frames.write_pong(&[0; 126]).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::InvalidInput);
-            frames.write_ping(b"").expect("nothing has gone out in part");
+            frames.write_pong(b"").expect("nothing has gone out in part");
         });
-        assert_eq!(bytes, b"\x89\x00");
+        assert_eq!(bytes, b"\x8a\x00");
     }
 
     #[test]
     fn a_transport_that_is_shut_down_ends_a_blocked_write() {
         let (here, there) = memory_pair(1);
         let writer = spawn_named("test", STACK_BYTES_CONNECTION, move || {
-            FrameWriter::new(Box::new(here), Side::Server).write_texts(&[b"more than fits"])
+            FrameWriter::new(Box::new(here), Side::Server).write_text(b"more than fits")
         });
         drop(there);
         let error = writer.unwrap().join().unwrap().unwrap_err();
@@ -520,7 +533,7 @@ mod tests {
     fn a_foreign_reader_sees_a_cut_connection_as_cut() {
         let (here, there) = memory_pair(1024);
         let mut frames = FrameWriter::new(Box::new(Limited(here, 4)), Side::Server);
-        frames.write_texts(&[b"whole"]).unwrap();
+        frames.write_text(b"whole").unwrap();
         drop(frames);
         let mut socket = WebSocket::from_raw_socket(there, Role::Client, None);
         assert_eq!(socket.read().unwrap(), Message::text("whole"));

@@ -1,0 +1,60 @@
+//! How rows are written for people and programs: a table, CSV, or JSON.
+//!
+//! Must not know where the rows come from or where the bytes go.
+
+mod csv;
+mod json;
+mod table;
+
+use std::io::{self, Write};
+
+use clap::ValueEnum;
+
+use crate::client::Batch;
+use crate::rows::Schema;
+
+/// The formats to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Columns side by side, for reading.
+    Table,
+    /// A line of labels, then a line per row; NULL is empty.
+    Csv,
+    /// A JSON object per line, cells exactly as the server sent them.
+    Ndjson,
+    /// One JSON array of objects; closed only when the result is whole.
+    Json,
+}
+
+/// Writes one result, batch by batch, in memory that does not grow with it.
+pub(super) trait RowWriter {
+    /// The columns are known. Called once, before the first batch.
+    fn columns(&mut self, columns: &Schema, out: &mut dyn Write) -> io::Result<()>;
+
+    /// Rows.
+    fn batch(&mut self, batch: &Batch, out: &mut dyn Write) -> io::Result<()>;
+
+    /// Writes what has been held back to be written with later rows.
+    fn catch_up(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        let _ = out;
+        Ok(())
+    }
+
+    /// There are no more rows. `is_whole` where these were all, and not the beginning of a result that broke off.
+    fn end(&mut self, is_whole: bool, out: &mut dyn Write) -> io::Result<()>;
+}
+
+impl Format {
+    /// A writer of this format. A table is kept within `width` columns of text, where there is a terminal.
+    pub(super) fn writer(self, width: Option<u16>) -> Box<dyn RowWriter> {
+        match self {
+            Self::Table => Box::new(table::TableWriter::new(width)),
+            Self::Csv => Box::new(csv::CsvWriter::new()),
+            Self::Ndjson => Box::new(json::JsonWriter::lines()),
+            Self::Json => Box::new(json::JsonWriter::array()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

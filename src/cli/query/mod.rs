@@ -1,0 +1,351 @@
+//! `rowstream query`: one query to a server, its rows to standard output.
+//!
+//! Must not know the wire.
+
+mod failure;
+mod param;
+mod progress;
+
+use std::io::{self, BufWriter, IsTerminal, Read, StdoutLock, Write};
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::HumanCount;
+use terminal_size::terminal_size;
+
+use param::{NamedParam, Param, Span};
+use progress::ProgressLine;
+
+use super::format::{Format, RowWriter};
+use super::{Exit, complain, say};
+use crate::client::{Canceller, Client, ClientError, CompletedMessage, Event, Outcome, QueryBuilder, QueryStream};
+use crate::error::CancelReason;
+
+/// Bytes gathered for one write to standard output.
+const OUT_BYTES: usize = 64 * 1024;
+
+/// Time between two reports of progress; rows held back for a table wait no longer, either.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Largest query read from standard input.
+const SQL_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What `query` is told.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit codes: 0 all rows, 1 the query failed or was stopped, 2 usage, 3 cannot connect, 4 connection lost, 130 cancelled.
+Ctrl-C cancels the query and waits for the server to say so; a second one leaves at once.")]
+pub(super) struct Arguments {
+    /// The server: ws://HOST:PORT/ws, or HOST:PORT.
+    #[arg(value_name = "URL")]
+    url: String,
+
+    /// The query, one statement; - reads it from standard input.
+    #[arg(value_name = "SQL", allow_hyphen_values = true)]
+    sql: String,
+
+    /// Next positional parameter. A JSON scalar (null, true, 42, 1.5, "42") is that value, anything else is text. Repeatable.
+    #[arg(
+        short,
+        long,
+        value_name = "VALUE",
+        allow_hyphen_values = true,
+        conflicts_with = "named"
+    )]
+    param: Vec<Param>,
+
+    /// Named parameter; the value as for --param. Repeatable.
+    #[arg(short, long, value_name = "NAME=VALUE", allow_hyphen_values = true)]
+    named: Vec<NamedParam>,
+
+    /// How rows are written [default: table on a terminal, ndjson otherwise].
+    #[arg(short, long, value_enum)]
+    format: Option<Format>,
+
+    /// Rows per batch [default: the server's].
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: Option<u32>,
+
+    /// The server's engine to ask [default: the server's first].
+    #[arg(short, long, value_name = "NAME")]
+    engine: Option<String>,
+
+    /// Stop after this many rows.
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    max_rows: Option<u64>,
+
+    /// Have the server stop the query after this time: 30 (seconds), 500ms, 5m [default: the server's].
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Span>,
+
+    /// No progress line on standard error (there is none anyway where that is no terminal).
+    #[arg(long)]
+    no_progress: bool,
+}
+
+/// Blocks until the query is over, or the second signal.
+pub(super) fn run(arguments: Arguments) -> Exit {
+    let sql = match read_sql(&arguments.sql) {
+        Ok(sql) => sql,
+        Err(text) => {
+            complain(&text);
+            return Exit::Usage;
+        }
+    };
+    let client = match Client::connect(&arguments.url) {
+        Ok(client) => client,
+        Err(error) => return tell(&error, &sql),
+    };
+    let stdout = io::stdout().lock();
+    let is_terminal = stdout.is_terminal();
+    let format = arguments
+        .format
+        .unwrap_or(if is_terminal { Format::Table } else { Format::Ndjson });
+    let progress = ProgressLine::new(!arguments.no_progress);
+    let held_back = is_terminal && format == Format::Table;
+    let interval = if progress.is_shown() || held_back {
+        PROGRESS_INTERVAL
+    } else {
+        Duration::ZERO
+    };
+    let query = describe(client.query(sql.as_str()), arguments).progress_interval(interval);
+    let stream = match query.submit() {
+        Ok(stream) => stream,
+        Err(error) => return tell(&error, &sql),
+    };
+    let interrupted = match cancel_on_signal(stream.canceller()) {
+        Ok(interrupted) => interrupted,
+        Err(error) => {
+            complain(&error);
+            return Exit::Failed;
+        }
+    };
+    let width = if is_terminal {
+        terminal_size().map(|(width, _)| width.0)
+    } else {
+        None
+    };
+    let printer = Printer {
+        out: BufWriter::with_capacity(OUT_BYTES, stdout),
+        is_terminal,
+        writer: format.writer(width),
+        progress,
+    };
+    let exit = printer.print(stream, &sql, &interrupted);
+    drop(client); // says goodbye
+    exit
+}
+
+fn read_sql(argument: &str) -> Result<String, String> {
+    if argument != "-" {
+        return Ok(argument.to_owned());
+    }
+    let mut sql = String::new();
+    let mut stdin = io::stdin().lock().take(SQL_BYTES_MAX + 1);
+    match stdin.read_to_string(&mut sql) {
+        Ok(n) if n as u64 > SQL_BYTES_MAX => Err(format!("a query has at most {SQL_BYTES_MAX} bytes")),
+        Ok(_) => Ok(sql),
+        Err(error) => Err(format!("cannot read the query from standard input: {error}")),
+    }
+}
+
+fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'_> {
+    let Arguments {
+        url: _,
+        sql: _,
+        param,
+        named,
+        format: _,
+        batch_size,
+        engine,
+        max_rows,
+        timeout,
+        no_progress: _,
+    } = arguments;
+    for Param(value) in param {
+        query = query.param(value);
+    }
+    for NamedParam { name, value } in named {
+        query = query.named_param(name, value);
+    }
+    if let Some(n_rows) = batch_size {
+        query = query.batch_size(n_rows);
+    }
+    if let Some(engine) = engine {
+        query = query.engine(engine);
+    }
+    if let Some(n_rows) = max_rows {
+        query = query.max_rows(n_rows);
+    }
+    if let Some(Span(timeout)) = timeout {
+        query = query.timeout(timeout);
+    }
+    query
+}
+
+/// The first signal cancels the query, the second ends the process. True once there was one.
+fn cancel_on_signal(canceller: Canceller) -> Result<Arc<AtomicBool>, ctrlc::Error> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::AcqRel) {
+            process::exit(Exit::Cancelled as i32);
+        }
+        say("rowstream: cancelling; once more to leave at once");
+        canceller.cancel();
+    })?;
+    Ok(interrupted)
+}
+
+/// Where rows go.
+struct Printer {
+    out: BufWriter<StdoutLock<'static>>,
+    is_terminal: bool,
+    writer: Box<dyn RowWriter>,
+    progress: ProgressLine,
+}
+
+/// Why printing ended.
+enum End {
+    Stream(Result<(), ClientError>),
+    /// Standard output takes no more.
+    Output(io::Error),
+}
+
+impl Printer {
+    fn print(mut self, mut stream: QueryStream, sql: &str, interrupted: &AtomicBool) -> Exit {
+        let end = match self.print_rows(&mut stream) {
+            Ok(end) => End::Stream(end),
+            Err(error) => End::Output(error),
+        };
+        let elapsed = self.progress.finish();
+        match end {
+            End::Output(error) => {
+                // Dropping the stream cancels the query. Nobody is there to read what is still in the buffer, and dropping it would try once more to write it.
+                let (_out, _unwritten) = self.out.into_parts();
+                if error.kind() == io::ErrorKind::BrokenPipe {
+                    return Exit::Ok;
+                }
+                complain(&format_args!("cannot write to standard output: {error}"));
+                Exit::Failed
+            }
+            End::Stream(Err(error)) => tell(&error, sql),
+            End::Stream(Ok(())) => match stream.outcome() {
+                Some(Outcome::Completed(completed)) => {
+                    if io::stderr().is_terminal() {
+                        say(&summary(completed, elapsed));
+                    }
+                    Exit::Ok
+                }
+                Some(Outcome::Cancelled(cancelled)) => {
+                    let rows = HumanCount(cancelled.rows_sent);
+                    if cancelled.reason == CancelReason::Client && interrupted.load(Ordering::Acquire) {
+                        complain(&format_args!("cancelled after {rows} rows"));
+                        return Exit::Cancelled;
+                    }
+                    let reason = cancelled.reason.as_str();
+                    complain(&format_args!("stopped by the server after {rows} rows: {reason}"));
+                    Exit::Failed
+                }
+                None => tell(&ClientError::Lost { source: None }, sql),
+            },
+        }
+    }
+
+    /// Prints all rows. The outer error is that of the output.
+    fn print_rows(&mut self, stream: &mut QueryStream) -> io::Result<Result<(), ClientError>> {
+        let mut columns_known = false;
+        loop {
+            if !stream.has_event() {
+                // Slow queries show their rows as they come.
+                self.write(|_, out| out.flush())?;
+            }
+            let event = match stream.next_event() {
+                Ok(Some(event)) => event,
+                ended => {
+                    let is_whole = matches!(stream.outcome(), Some(Outcome::Completed(_)));
+                    self.write(|writer, out| {
+                        writer.end(is_whole, out)?;
+                        out.flush()
+                    })?;
+                    return Ok(ended.map(|_none| ()));
+                }
+            };
+            match event {
+                Event::Queued(queued) => self.progress.queued(queued.position),
+                Event::Started | Event::Columns => {
+                    self.progress.started();
+                    if let (false, Some(columns)) = (columns_known, stream.columns()) {
+                        columns_known = true;
+                        self.write(|writer, out| writer.columns(columns, out))?;
+                    }
+                }
+                Event::Batch(batch) => self.write(|writer, out| writer.batch(&batch, out))?,
+                Event::Progress(progress) => {
+                    self.progress.update(&progress);
+                    if self.is_terminal {
+                        self.write(|writer, out| writer.catch_up(out))?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes, with the progress line out of the way where both are on one terminal.
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut dyn RowWriter, &mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Self {
+            out,
+            is_terminal,
+            writer,
+            progress,
+        } = self;
+        if *is_terminal {
+            progress.aside(|| write(writer.as_mut(), out))
+        } else {
+            write(writer.as_mut(), out)
+        }
+    }
+}
+
+fn summary(completed: &CompletedMessage, elapsed: Duration) -> String {
+    let rows = HumanCount(completed.total_rows);
+    let noun = if completed.total_rows == 1 { "row" } else { "rows" };
+    let more = if completed.truncated {
+        ", and there are more"
+    } else {
+        ""
+    };
+    format!("{rows} {noun} in {:.2} s{more}", elapsed.as_secs_f64())
+}
+
+/// Says what went wrong and how the program ends with it.
+fn tell(error: &ClientError, sql: &str) -> Exit {
+    match error {
+        ClientError::Query(message) => {
+            complain(&failure::describe(message, sql));
+            Exit::Failed
+        }
+        ClientError::Cancelled(_) => {
+            complain(error);
+            Exit::Failed
+        }
+        ClientError::Address(_) | ClientError::Usage(_) => {
+            complain(error);
+            Exit::Usage
+        }
+        ClientError::Connect { .. } | ClientError::Handshake { .. } => {
+            complain(error);
+            Exit::Unreachable
+        }
+        ClientError::Lost { .. } | ClientError::Closed { .. } | ClientError::Protocol(_) => {
+            complain(error);
+            Exit::Lost
+        }
+    }
+}

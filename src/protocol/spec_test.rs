@@ -1,0 +1,230 @@
+//! Holds `spec.md` and the code together, both ways.
+#![cfg(test)]
+#![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value as Json, json};
+
+use super::{CloseCode, decode_client_message, decode_server_message, encode_message};
+use crate::error::ErrorCode;
+
+const SPEC: &str = include_str!("spec.md");
+
+/// The specification by sections: the heading of level 2 or 3, and the text below it.
+fn sections() -> Vec<(&'static str, &'static str)> {
+    SPEC.split("\n##")
+        .skip(1)
+        .map(|section| {
+            let section = section.trim_start_matches('#').trim_start();
+            section.split_once('\n').unwrap()
+        })
+        .collect()
+}
+
+fn section(heading: &str) -> &'static str {
+    let found = sections().into_iter().find(|(found, _)| *found == heading);
+    found.unwrap_or_else(|| panic!("no section {heading:?}")).1
+}
+
+/// The cells of each row of the tables in a section, without the headings and the rules.
+fn table_rows(text: &str) -> Vec<Vec<String>> {
+    text.lines()
+        .filter(|line| line.starts_with('|') && !line.starts_with("|---"))
+        .map(|line| {
+            line.trim_matches('|')
+                .split(" | ")
+                .map(|cell| cell.trim().to_owned())
+                .collect()
+        })
+        .filter(|cells: &Vec<String>| !matches!(cells[0].as_str(), "field" | "code" | "limit" | "value"))
+        .collect()
+}
+
+/// The messages that have a section of their own, by name, with their examples.
+fn messages() -> BTreeMap<&'static str, Json> {
+    sections()
+        .into_iter()
+        .filter_map(|(heading, text)| {
+            let name = heading.strip_prefix('`')?.strip_suffix('`')?;
+            let (_, example) = text
+                .split_once("```json\n")
+                .unwrap_or_else(|| panic!("{name} has no example"));
+            let example = example.split_once("\n```").unwrap().0;
+            Some((
+                name,
+                serde_json::from_str(example).unwrap_or_else(|error| panic!("{name}: {error}")),
+            ))
+        })
+        .collect()
+}
+
+/// The fields that a message's tables list; true for those that may be absent.
+fn fields(name: &str) -> BTreeMap<String, bool> {
+    table_rows(section(&format!("`{name}`")))
+        .into_iter()
+        .map(|cells| {
+            let optional = cells[0].ends_with('?');
+            (cells[0].trim_matches(['`', '?']).to_owned(), optional)
+        })
+        .collect()
+}
+
+const CLIENT_MESSAGES: [&str; 3] = ["stream_query", "cancel_query", "ping"];
+const SERVER_MESSAGES: [&str; 9] = [
+    "query_queued",
+    "query_started",
+    "query_columns",
+    "query_batch",
+    "query_progress",
+    "query_completed",
+    "query_cancelled",
+    "error",
+    "pong",
+];
+
+#[test]
+fn each_message_has_a_section_and_each_section_a_message() {
+    let documented: BTreeSet<&str> = messages().into_keys().collect();
+    let known: BTreeSet<&str> = CLIENT_MESSAGES.into_iter().chain(SERVER_MESSAGES).collect();
+    assert_eq!(documented, known);
+}
+
+#[test]
+fn examples_of_servers_are_what_the_code_writes() {
+    for (name, example) in messages() {
+        if !SERVER_MESSAGES.contains(&name) {
+            continue;
+        }
+        let message = decode_server_message(&example.to_string()).unwrap();
+        let message = message.unwrap_or_else(|| panic!("{name} is not known"));
+        let mut encoded = Vec::new();
+        encode_message(&message, &mut encoded);
+        let encoded: Json = serde_json::from_slice(&encoded).unwrap();
+        assert_eq!(encoded, example, "{name}");
+    }
+}
+
+#[test]
+fn examples_of_servers_show_the_fields_that_the_tables_list() {
+    for name in SERVER_MESSAGES {
+        let example = messages()[name].clone();
+        let shown: BTreeSet<String> = example.as_object().unwrap().keys().cloned().collect();
+        let listed = fields(name);
+        let column_fields = ["name", "label", "db_type", "nullable", "encoding"];
+        for field in &shown {
+            assert!(
+                listed.contains_key(field),
+                "{name}: {field} is in the example and not in the table"
+            );
+        }
+        for (field, optional) in &listed {
+            let elsewhere = *optional || column_fields.contains(&field.as_str());
+            assert!(
+                elsewhere || shown.contains(field),
+                "{name}: {field} is in the table and not in the example"
+            );
+        }
+        // Each field that must be there is one that the code insists on.
+        for (field, _) in listed
+            .iter()
+            .filter(|(field, optional)| !**optional && shown.contains(*field))
+        {
+            let mut without = example.clone();
+            without.as_object_mut().unwrap().remove(field);
+            let nullable = example[field].is_null()
+                || ["columns", "estimated_rows", "percentage", "last_batch"].contains(&field.as_str());
+            let nullable = nullable || field == "time_to_first_row_ms";
+            assert!(
+                nullable || decode_server_message(&without.to_string()).is_err(),
+                "{name}: {field} may be absent"
+            );
+        }
+    }
+}
+
+#[test]
+fn columns_are_as_their_table_says() {
+    let columns = &messages()["query_started"]["columns"];
+    let mut shown = BTreeSet::new();
+    for column in columns.as_array().unwrap() {
+        shown.extend(column.as_object().unwrap().keys().cloned());
+    }
+    let all = ["name", "label", "type", "db_type", "nullable", "encoding"].map(str::to_owned);
+    assert_eq!(shown, BTreeSet::from(all.clone()));
+    let listed = fields("query_started");
+    assert!(all.iter().all(|field| listed.contains_key(field)));
+}
+
+#[test]
+fn examples_of_clients_are_understood_and_their_fields_listed() {
+    for name in CLIENT_MESSAGES {
+        let example = messages()[name].clone();
+        decode_client_message(&example.to_string()).unwrap();
+        for field in example.as_object().unwrap().keys() {
+            assert!(fields(name).contains_key(field), "{name}: {field}");
+        }
+    }
+}
+
+#[test]
+fn each_field_of_a_query_is_read() {
+    // A value of a wrong type shows whether the code looks at the field at all.
+    for (field, _) in fields("stream_query") {
+        let mut message = json!({"type": "stream_query", "query": "q"});
+        message[&field] = json!([[]]);
+        let refused = decode_client_message(&message.to_string());
+        assert!(refused.is_err(), "{field} is listed and not read");
+    }
+}
+
+#[test]
+fn the_error_table_is_the_codes() {
+    let listed: Vec<Vec<String>> = table_rows(section("5. Errors"))
+        .into_iter()
+        .filter(|cells| cells.len() == 4)
+        .collect();
+    let known: Vec<Vec<String>> = ErrorCode::all()
+        .map(|code| {
+            let scope = serde_json::to_value(code.scope()).unwrap();
+            let retryable = if code.is_retryable() { "yes" } else { "no" };
+            vec![
+                format!("`{code}`"),
+                scope.as_str().unwrap().to_owned(),
+                retryable.to_owned(),
+                code.text().to_owned(),
+            ]
+        })
+        .collect();
+    assert_eq!(listed, known);
+}
+
+#[test]
+fn the_close_codes_listed_are_the_codes() {
+    let listed: BTreeSet<u16> = table_rows(section("5. Errors"))
+        .into_iter()
+        .filter(|cells| cells.len() == 2)
+        .map(|cells| cells[0].parse().unwrap())
+        .collect();
+    let used = [
+        CloseCode::Normal,
+        CloseCode::GoingAway,
+        CloseCode::ProtocolError,
+        CloseCode::InvalidPayload,
+        CloseCode::MessageTooBig,
+        CloseCode::BadMessages,
+        CloseCode::TooMany,
+    ];
+    assert_eq!(listed, used.map(CloseCode::number).into());
+}
+
+#[test]
+fn what_is_reserved_is_said_to_be_unsupported() {
+    let reserved = section("`ping`").split_once("Reserved: ").unwrap().1;
+    let names: Vec<&str> = reserved.split('`').skip(1).step_by(2).collect();
+    assert_eq!(names.len(), 9);
+    for name in names {
+        let error = decode_client_message(&json!({"type": name}).to_string()).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unsupported, "{name}");
+    }
+}
