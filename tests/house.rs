@@ -62,7 +62,7 @@ const ONE_HOME: &[(&str, &[&str])] = &[
     ("thread::sleep", &[]),
     ("unbounded", &[]),
     ("mpsc::channel", &[]),
-    ("tungstenite", &["transport/websocket.rs"]),
+    ("tungstenite", &["transport/websocket/"]),
     ("rusqlite", &["engine/sqlite/", "cli/demo/"]),
     ("unsafe", &["engine/sqlite/ffi.rs"]),
     ("println!", &["cli/"]),

@@ -78,9 +78,7 @@ fn answer_upgrade(read: &mut dyn ReadHalf, write: &mut dyn io::Write) {
         .map(|header| (header.name, header.value))
         .collect();
     assert!(headers.contains(&("Host", b"memory:80")), "{headers:?}");
-    write
-        .write_all(&accept_response(request.path.unwrap(), &headers).unwrap())
-        .unwrap();
+    write.write_all(&accept_response(&headers).unwrap()).unwrap();
 }
 
 impl FakeServer {

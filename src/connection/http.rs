@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::clock;
 use crate::transport::ReadHalf;
-use crate::transport::websocket::accept_response;
+use crate::transport::websocket::{UpgradeRefusal, accept_response};
 
 /// Largest head: request line and headers.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -21,7 +21,7 @@ const HEADERS_MAX: usize = 64;
 pub(crate) enum Answer {
     /// Say this and speak WebSocket from now on; `leftover` came behind the head.
     Upgrade { response: Vec<u8>, leftover: Vec<u8> },
-    /// Say this and close.
+    /// Say this and close. The request may have a body that nobody has read.
     Respond(Vec<u8>),
 }
 
@@ -30,39 +30,47 @@ pub(crate) enum Answer {
 struct Refusal {
     status: &'static str,
     text: &'static str,
-    /// A header line with its line end, or nothing.
-    header: &'static str,
+    /// Header lines with their line ends, or nothing.
+    headers: &'static str,
 }
 
 impl Refusal {
-    const fn new(status: &'static str, text: &'static str) -> Self {
-        Self {
-            status,
-            text,
-            header: "",
-        }
+    const fn new(status: &'static str, text: &'static str, headers: &'static str) -> Self {
+        Self { status, text, headers }
+    }
+
+    const fn bad_request(text: &'static str) -> Self {
+        Self::new("400 Bad Request", text, "")
     }
 }
 
-const BAD_REQUEST: Refusal = Refusal::new("400 Bad Request", "this is not an HTTP/1.1 request");
-const TIMEOUT: Refusal = Refusal::new("408 Request Timeout", "the request took too long");
-const HEAD_TOO_LARGE: Refusal = Refusal::new("431 Request Header Fields Too Large", "the request's head is too large");
-const BODY: Refusal = Refusal::new("413 Content Too Large", "a request has no body here");
-const NOT_FOUND: Refusal = Refusal::new("404 Not Found", "there is /, /healthz and /ws");
-const SUBPROTOCOL: Refusal = Refusal::new("400 Bad Request", "this server knows none of the subprotocols offered");
-const METHOD: Refusal = Refusal {
-    status: "405 Method Not Allowed",
-    text: "there is GET and HEAD",
-    header: "Allow: GET, HEAD\r\n",
-};
-const UPGRADE: Refusal = Refusal {
-    status: "426 Upgrade Required",
-    text: "this is a WebSocket endpoint",
-    header: "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-};
+const NOT_HTTP: Refusal = Refusal::bad_request("this is not an HTTP/1.1 request");
+const HOST: Refusal = Refusal::bad_request("a request of HTTP/1.1 has one Host header");
+const KEY: Refusal = Refusal::bad_request("Sec-WebSocket-Key has 16 bytes in base64, once");
+const SUBPROTOCOL: Refusal = Refusal::bad_request("this server knows none of the subprotocols offered; offer none");
+const NOT_FOUND: Refusal = Refusal::new("404 Not Found", "there is /, /healthz and /ws", "");
+const METHOD: Refusal = Refusal::new(
+    "405 Method Not Allowed",
+    "there is GET and HEAD",
+    "Allow: GET, HEAD\r\n",
+);
+const TIMEOUT: Refusal = Refusal::new("408 Request Timeout", "the request took too long", "");
+const BODY: Refusal = Refusal::new("413 Content Too Large", "a request has no body here", "");
+const UPGRADE: Refusal = Refusal::new(
+    "426 Upgrade Required",
+    "this is a WebSocket endpoint, of version 13",
+    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
+);
+const HEAD_TOO_LARGE: Refusal = Refusal::new(
+    "431 Request Header Fields Too Large",
+    "a request's head has at most 16384 bytes and 64 header lines",
+    "",
+);
 
-/// Reads one request and decides on its answer. `None` where the peer went away without asking anything. Blocks until the head
-/// is complete, the peer goes away, or `deadline`, however slowly bytes drip in.
+/// Reads one request and decides on its answer. `None` where the peer went away without asking anything.
+///
+/// Blocks until the head is complete, the peer goes away, or `deadline`, however slowly bytes drip in; woken before that by
+/// shutting the transport down. Leaves a read timeout set.
 pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant) -> Option<Answer> {
     let mut bytes = Vec::with_capacity(512);
     let head_len = match read_head(read, deadline, &mut bytes) {
@@ -77,16 +85,19 @@ pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant) -> Opti
 /// Reads until the head is complete; returns its length.
 fn read_head(read: &mut dyn ReadHalf, deadline: Instant, bytes: &mut Vec<u8>) -> Result<Option<usize>, Refusal> {
     let mut buffer = [0; 2048];
-    let mut looked_at = 0_usize;
+    let mut searched_len = 0_usize;
     loop {
-        let from = looked_at.saturating_sub(3);
-        if let Some(at) = bytes[from..].windows(4).position(|window| window == b"\r\n\r\n") {
-            return Ok(Some(from + at + 4));
-        }
-        looked_at = bytes.len();
-        if bytes.len() > HEAD_BYTES_MAX {
+        let from = searched_len.saturating_sub(3);
+        let end = bytes[from..].windows(4).position(|window| window == b"\r\n\r\n");
+        let head_len = end.map_or(bytes.len(), |end| from + end + 4);
+        if head_len > HEAD_BYTES_MAX {
             return Err(HEAD_TOO_LARGE);
         }
+        if end.is_some() {
+            return Ok(Some(head_len));
+        }
+        searched_len = bytes.len();
+        // The time left, not a time per read: who drips bytes gets no more of it.
         let time_left = deadline.saturating_duration_since(clock::now());
         if time_left.is_zero() {
             return Err(TIMEOUT);
@@ -108,72 +119,96 @@ fn read_head(read: &mut dyn ReadHalf, deadline: Instant, bytes: &mut Vec<u8>) ->
 fn answer(head: &[u8], leftover: Vec<u8>) -> Answer {
     let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut storage);
-    match request.parse(head) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Answer::Respond(refuse(BAD_REQUEST, false)),
-        Err(httparse::Error::TooManyHeaders) => return Answer::Respond(refuse(HEAD_TOO_LARGE, false)),
-        Err(_) => return Answer::Respond(refuse(BAD_REQUEST, false)),
-    }
-    let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else {
-        return Answer::Respond(refuse(BAD_REQUEST, false));
+    let routed = match request.parse(head) {
+        Ok(httparse::Status::Complete(_)) => route(&request),
+        Err(httparse::Error::TooManyHeaders) => Err(HEAD_TOO_LARGE),
+        Ok(httparse::Status::Partial) | Err(_) => Err(NOT_HTTP),
     };
-    let head_only = method == "HEAD";
-    let headers = request.headers;
-    let path = target.split('?').next().unwrap_or(target);
-    let has_body = value_of(headers, "transfer-encoding").is_some()
-        || value_of(headers, "content-length").is_some_and(|length| length.trim_ascii() != b"0");
-    let refusal = if method != "GET" && method != "HEAD" {
-        METHOD
-    } else if has_body {
-        BODY
-    } else {
-        match path {
-            "/" => {
-                let host = value_of(headers, "host").map(String::from_utf8_lossy);
-                let page = page(host.as_deref().unwrap_or("127.0.0.1:8080"));
-                return Answer::Respond(respond("200 OK", "text/html", PAGE_HEADERS, &page, head_only));
-            }
-            "/healthz" => return Answer::Respond(respond("200 OK", "text/plain", "", "ok\n", head_only)),
-            "/ws" if method == "GET" && has_token(headers, "upgrade", "websocket") => {
-                return upgrade(target, headers, leftover);
-            }
-            "/ws" => UPGRADE,
-            _ => NOT_FOUND,
+    let head_only = request.method == Some("HEAD");
+    match routed {
+        Ok(Routed::Upgrade(response)) => Answer::Upgrade { response, leftover },
+        Ok(Routed::Page { host }) => {
+            Answer::Respond(respond("200 OK", "text/html", PAGE_HEADERS, &page(&host), head_only))
         }
+        Ok(Routed::Health) => Answer::Respond(respond("200 OK", "text/plain", "", "ok\n", head_only)),
+        Err(refusal) => Answer::Respond(refuse(refusal, head_only)),
+    }
+}
+
+/// What a request asks for, and may have.
+enum Routed {
+    Page { host: String },
+    Health,
+    Upgrade(Vec<u8>),
+}
+
+fn route(request: &httparse::Request<'_, '_>) -> Result<Routed, Refusal> {
+    let (Some(method), Some(target), Some(minor_version)) = (request.method, request.path, request.version) else {
+        return Err(NOT_HTTP);
     };
-    Answer::Respond(refuse(refusal, head_only))
+    let headers = &*request.headers;
+    let mut hosts = values_of(headers, "host");
+    let host = hosts.next();
+    if hosts.next().is_some() || (host.is_none() && minor_version > 0) {
+        return Err(HOST);
+    }
+    let path = path_of(target);
+    if !matches!(path, "/" | "/healthz" | "/ws") {
+        return Err(NOT_FOUND);
+    }
+    if !matches!(method, "GET" | "HEAD") {
+        return Err(METHOD);
+    }
+    let has_body = values_of(headers, "transfer-encoding").next().is_some()
+        || values_of(headers, "content-length").any(|length| length != b"0");
+    if has_body {
+        return Err(BODY);
+    }
+    match path {
+        "/" => Ok(Routed::Page {
+            host: host.map_or_else(
+                || "localhost".to_owned(),
+                |host| String::from_utf8_lossy(host).into_owned(),
+            ),
+        }),
+        "/healthz" => Ok(Routed::Health),
+        _ if method == "GET" && minor_version > 0 => upgrade(headers),
+        _ => Err(UPGRADE),
+    }
 }
 
-fn upgrade(target: &str, headers: &[httparse::Header<'_>], leftover: Vec<u8>) -> Answer {
-    // A browser that offered a subprotocol would drop a connection that chose none: say why instead.
-    if value_of(headers, "sec-websocket-protocol").is_some() {
-        return Answer::Respond(refuse(SUBPROTOCOL, false));
-    }
+/// The path of a request's target, which may be a whole URL (RFC 9112 section 3.2.2).
+fn path_of(target: &str) -> &str {
+    let path = match target.strip_prefix("http://") {
+        Some(after_scheme) => after_scheme.find('/').map_or("/", |at| &after_scheme[at..]),
+        None => target,
+    };
+    path.split_once('?').map_or(path, |(path, _query)| path)
+}
+
+fn upgrade(headers: &[httparse::Header<'_>]) -> Result<Routed, Refusal> {
     let pairs: Vec<(&str, &[u8])> = headers.iter().map(|header| (header.name, header.value)).collect();
-    match accept_response(target, &pairs) {
-        Ok(response) => Answer::Upgrade { response, leftover },
-        Err(_) => Answer::Respond(refuse(UPGRADE, false)),
+    let response = accept_response(&pairs).map_err(|refusal| match refusal {
+        UpgradeRefusal::NotAnUpgrade | UpgradeRefusal::Version => UPGRADE,
+        UpgradeRefusal::Key => KEY,
+    })?;
+    // No subprotocol is known yet. A browser that offered some would drop a connection that chose none: say why instead.
+    if values_of(headers, "sec-websocket-protocol").next().is_some() {
+        return Err(SUBPROTOCOL);
     }
+    Ok(Routed::Upgrade(response))
 }
 
-fn value_of<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
+fn values_of<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
     headers
         .iter()
-        .find(|header| header.name.eq_ignore_ascii_case(name))
-        .map(|header| header.value)
-}
-
-fn has_token(headers: &[httparse::Header<'_>], name: &str, token: &str) -> bool {
-    headers
-        .iter()
-        .filter(|header| header.name.eq_ignore_ascii_case(name))
-        .flat_map(|header| header.value.split(|byte| *byte == b','))
-        .any(|value| value.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+        .filter(move |header| header.name.eq_ignore_ascii_case(name))
+        .map(|header| header.value.trim_ascii())
 }
 
 fn refuse(refusal: Refusal, head_only: bool) -> Vec<u8> {
-    let Refusal { status, text, header } = refusal;
-    respond(status, "text/plain", header, &format!("{text}\n"), head_only)
+    let Refusal { status, text, headers } = refusal;
+    respond(status, "text/plain", headers, &format!("{text}\n"), head_only)
 }
 
 fn respond(status: &str, content_type: &str, headers: &str, body: &str, head_only: bool) -> Vec<u8> {
@@ -188,7 +223,9 @@ Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{headers}Connectio
     response.into_bytes()
 }
 
-const PAGE_HEADERS: &str = "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n";
+/// The page has a style of its own and nothing else: no script, no frame, no form, nothing from elsewhere.
+const PAGE_HEADERS: &str = "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+form-action 'none'; frame-ancestors 'none'\r\nReferrer-Policy: no-referrer\r\n";
 
 /// The page at `/`: what this is, and how to talk to it.
 fn page(host: &str) -> String {
@@ -233,83 +270,159 @@ fn escaped(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
-    use std::io::Write;
+    use std::io::{self, Read, Write};
+    use std::net::Shutdown;
     use std::time::Duration;
 
     use super::*;
     use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
-    use crate::transport::{MemoryTransport, Transport, memory_pair};
+    use crate::transport::{Transport, memory_pair};
+
+    /// Only bounds a test that fails.
+    const LONG: Duration = Duration::from_secs(10);
 
     const UPGRADE_REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-    fn ask(request: &[u8], deadline: Duration) -> Option<Answer> {
+    fn ask(request: &[u8], time: Duration) -> Option<Answer> {
         let (server, mut client) = memory_pair(64 * 1024);
         client.write_all(request).unwrap();
         let mut halves = Box::new(server).split().unwrap();
-        answer_request(halves.read.as_mut(), clock::now() + deadline)
+        answer_request(halves.read.as_mut(), clock::now() + time)
     }
 
     #[track_caller]
-    fn status_of(request: &str) -> String {
-        match ask(request.as_bytes(), Duration::from_secs(10)).unwrap() {
-            Answer::Respond(response) | Answer::Upgrade { response, .. } => {
-                String::from_utf8(response).unwrap()[9..12].to_owned()
-            }
+    fn response_to(request: &str) -> String {
+        match ask(request.as_bytes(), LONG).unwrap() {
+            Answer::Respond(response) | Answer::Upgrade { response, .. } => String::from_utf8(response).unwrap(),
         }
     }
 
     #[track_caller]
     fn check(request: &str, status: &str) {
-        assert_eq!(status_of(request), status, "{request:?}");
+        assert_eq!(&response_to(request)[9..12], status, "{request:?}");
     }
 
     #[test]
     fn each_request_has_its_status() {
-        check("GET / HTTP/1.1\r\n\r\n", "200");
+        check("GET / HTTP/1.1\r\nHost: h\r\n\r\n", "200");
+        check("GET / HTTP/1.0\r\n\r\n", "200");
         check("GET /?x=1 HTTP/1.1\r\nHost: h\r\n\r\n", "200");
-        check("HEAD / HTTP/1.1\r\n\r\n", "200");
-        check("GET /healthz HTTP/1.1\r\nContent-Length: 0\r\n\r\n", "200");
-        check("GET /nothing HTTP/1.1\r\n\r\n", "404");
-        check("DELETE / HTTP/1.1\r\n\r\n", "405");
-        check("POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", "405");
-        check("GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", "413");
-        check("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "413");
-        check("GET /ws HTTP/1.1\r\n\r\n", "426");
-        check("HEAD /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", "426");
-        check("GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", "426");
-        check("GET / HTTP/1.0\r\n\r\n", "400");
+        check("GET http://h:1/healthz?x HTTP/1.1\r\nHost: h:1\r\n\r\n", "200");
+        check("GET http://h HTTP/1.1\r\nHost: h\r\n\r\n", "200");
+        check("HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", "200");
+        check("\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", "200");
+        check("GET /healthz HTTP/1.1\r\nhost:h\r\nContent-Length: 0\r\n\r\n", "200");
+        check("GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n", "404");
+        check("GET /ws/ HTTP/1.1\r\nHost: h\r\n\r\n", "404");
+        check("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", "404");
+        check("DELETE / HTTP/1.1\r\nHost: h\r\n\r\n", "405");
+        check("get / HTTP/1.1\r\nHost: h\r\n\r\n", "405");
+        check("POST /ws HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx", "405");
+        check("GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx", "413");
+        check(
+            "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\nx",
+            "413",
+        );
+        check("GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", "413");
+        check("GET / HTTP/1.1\r\n\r\n", "400");
+        check("GET / HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n", "400");
         check("GET / HTTP/2.0\r\n\r\n", "400");
+        check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400");
+        check("GET /\r\n\r\n", "400");
+        check("\r\n\r\n", "400");
+        check("GET / HTTP/1.1\r\nHost: h\r\n folded: x\r\n\r\n", "400");
+        check("GET / HTTP/1.1\r\nHost: h\r\nno colon\r\n\r\n", "400");
+        check("GET / HTTP/1.1\r\nHost : h\r\n\r\n", "400");
+        check("GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", "400");
+        check("GET / HTTP/1.1\r\nHost: a\0b\r\n\r\n", "400");
         check("\u{16}\u{3}\u{1} client hello\r\n\r\n", "400");
-        check(&format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(65)), "431");
+    }
+
+    #[test]
+    fn a_head_has_its_limits() {
+        let with_headers = |n| format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "a: b\r\n".repeat(n));
+        check(&with_headers(HEADERS_MAX - 1), "200");
+        check(&with_headers(HEADERS_MAX), "431");
+        let with_bytes = |n: usize| {
+            let start = "GET / HTTP/1.1\r\nHost: h\r\na: ";
+            format!("{start}{}\r\n\r\n", "b".repeat(n - start.len() - 4))
+        };
+        check(&with_bytes(HEAD_BYTES_MAX), "200");
+        check(&with_bytes(HEAD_BYTES_MAX + 1), "431");
+        // Refused as soon as it is too long, not at its end.
         check(&format!("GET / HTTP/1.1\r\na: {}", "b".repeat(17_000)), "431");
+        check(&"x".repeat(17_000), "431");
+        check(&with_headers(5000), "431");
+        let text = HEAD_TOO_LARGE.text;
+        assert!(text.contains(&HEAD_BYTES_MAX.to_string()) && text.contains(&HEADERS_MAX.to_string()));
+    }
+
+    #[test]
+    fn upgrades_and_what_is_none() {
         check(UPGRADE_REQUEST, "101");
+        check(&UPGRADE_REQUEST.replace("/ws", "/ws?token=x"), "101");
+        check(&UPGRADE_REQUEST.replace("GET", "HEAD"), "426");
+        check(&UPGRADE_REQUEST.replace("HTTP/1.1", "HTTP/1.0"), "426");
+        check(&UPGRADE_REQUEST.replace("Upgrade: WebSocket\r\n", ""), "426");
         check(&UPGRADE_REQUEST.replace("Version: 13", "Version: 12"), "426");
+        check(
+            &UPGRADE_REQUEST.replace("Version: 13", "Version: 13\r\nSec-WebSocket-Version: 8"),
+            "426",
+        );
+        check(&UPGRADE_REQUEST.replace("dGhl", "dGh"), "400");
         check(
             &UPGRADE_REQUEST.replace("Host", "Sec-WebSocket-Protocol: chat\r\nHost"),
             "400",
         );
+        check(&UPGRADE_REQUEST.replace("/ws", "/"), "200");
+        check("GET /ws HTTP/1.1\r\nHost: h\r\n\r\n", "426");
+        let response = response_to("GET /ws HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(response.contains("\r\nSec-WebSocket-Version: 13\r\n"), "{response}");
     }
 
     #[test]
-    fn the_accept_key_is_the_one_of_the_rfc() {
-        let Some(Answer::Upgrade { response, leftover }) = ask(UPGRADE_REQUEST.as_bytes(), Duration::from_secs(10))
-        else {
-            panic!("no upgrade");
-        };
-        let response = String::from_utf8(response).unwrap().to_ascii_lowercase();
-        assert!(
-            response.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
-            "{response}"
-        );
-        assert!(leftover.is_empty());
+    fn every_plain_answer_closes_and_is_not_kept() {
+        for request in [
+            "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /no HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /ws HTTP/1.1\r\nHost: h\r\n\r\n",
+            "nonsense\r\n\r\n",
+        ] {
+            let response = response_to(request);
+            let (head, body) = response.split_once("\r\n\r\n").unwrap();
+            for line in [
+                "Connection: close",
+                "Cache-Control: no-store",
+                "X-Content-Type-Options: nosniff",
+            ] {
+                assert!(head.lines().any(|other| other == line), "{line} is missing in {head}");
+            }
+            let length = format!("Content-Length: {}", body.len());
+            assert!(
+                head.lines().any(|other| other == length),
+                "{length} is missing in {head}"
+            );
+        }
+        let post = response_to("POST / HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(post.contains("\r\nAllow: GET, HEAD\r\n"), "{post}");
+    }
+
+    #[test]
+    fn a_head_request_gets_the_head_of_what_a_get_gets() {
+        for path in ["/", "/healthz", "/ws", "/no"] {
+            let get = response_to(&format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
+            let head = response_to(&format!("HEAD {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
+            assert_eq!(head, get[..get.find("\r\n\r\n").unwrap() + 4]);
+        }
     }
 
     #[test]
     fn a_frame_behind_the_head_is_kept() {
         let mut bytes = UPGRADE_REQUEST.as_bytes().to_vec();
         bytes.extend_from_slice(&[0x89, 0x80, 0, 0, 0, 0]);
-        let answer = ask(&bytes, Duration::from_secs(10));
+        let answer = ask(&bytes, LONG);
         let Some(Answer::Upgrade { leftover, .. }) = answer else {
             panic!("{answer:?}")
         };
@@ -317,40 +430,112 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
     }
 
     #[test]
-    fn a_head_that_never_ends_is_refused_at_the_deadline() {
-        let Some(Answer::Respond(response)) = ask(b"GET / HTTP/1.1\r\n", Duration::from_millis(5)) else {
-            panic!("no response");
-        };
-        assert!(response.starts_with(b"HTTP/1.1 408"));
+    fn a_head_may_come_in_any_pieces() {
+        for capacity_bytes in [1, 2, 3, 5, 7, 100] {
+            let (server, mut client) = memory_pair(capacity_bytes);
+            let sender = spawn_named("test", STACK_BYTES_CONNECTION, move || {
+                client.write_all(UPGRADE_REQUEST.as_bytes()).unwrap();
+                client
+            });
+            let mut halves = Box::new(server).split().unwrap();
+            let answer = answer_request(halves.read.as_mut(), clock::now() + LONG);
+            assert!(matches!(answer, Some(Answer::Upgrade { .. })), "{answer:?}");
+            drop(sender.unwrap().join().unwrap());
+        }
+    }
+
+    #[track_caller]
+    fn check_timeout(answer: Option<Answer>) {
+        match answer {
+            Some(Answer::Respond(response)) if response.starts_with(b"HTTP/1.1 408") => {}
+            other => panic!("no timeout: {other:?}"),
+        }
     }
 
     #[test]
-    fn a_head_in_single_bytes_is_a_head() {
-        let (server, mut client): (MemoryTransport, MemoryTransport) = memory_pair(1);
-        let sender = spawn_named("test", STACK_BYTES_CONNECTION, move || {
-            client.write_all(UPGRADE_REQUEST.as_bytes()).unwrap();
-            client
+    fn a_head_that_does_not_end_is_refused_at_the_deadline() {
+        check_timeout(ask(b"GET / HTTP/1.1\r\n", Duration::from_millis(5)));
+        check_timeout(ask(b"", Duration::from_millis(5)));
+        // Not even what has arrived is looked at after the deadline.
+        check_timeout(ask(UPGRADE_REQUEST.as_bytes(), Duration::ZERO));
+    }
+
+    /// A client that always has one more byte, and notes how long it may take with it.
+    #[derive(Default)]
+    struct Dripping {
+        timeouts: Vec<Duration>,
+    }
+
+    impl Read for Dripping {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.timeouts.len() == 1000 {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            buffer[0] = b'x';
+            Ok(1)
+        }
+    }
+
+    impl ReadHalf for Dripping {
+        fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+            self.timeouts.push(timeout.unwrap());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn dripping_bytes_buy_no_time() {
+        let mut dripping = Dripping::default();
+        check_timeout(answer_request(&mut dripping, clock::now() + LONG));
+        assert_eq!(dripping.timeouts.len(), 1000);
+        assert!(
+            dripping
+                .timeouts
+                .is_sorted_by(|earlier, later| earlier >= later && *earlier <= LONG)
+        );
+        assert!(dripping.timeouts[0] > dripping.timeouts[999], "time has passed");
+    }
+
+    #[test]
+    fn whoever_goes_away_gets_no_answer() {
+        for sent in ["", "GET / HTTP/1.1\r\n"] {
+            let (server, mut client) = memory_pair(64);
+            client.write_all(sent.as_bytes()).unwrap();
+            drop(client);
+            let mut halves = Box::new(server).split().unwrap();
+            assert_eq!(answer_request(halves.read.as_mut(), clock::now() + LONG), None);
+        }
+    }
+
+    #[test]
+    fn shutting_down_ends_the_wait_for_a_head() {
+        let (server, client) = memory_pair(64);
+        let mut halves = Box::new(server).split().unwrap();
+        let control = std::sync::Arc::clone(&halves.control);
+        let asked = spawn_named("test", STACK_BYTES_CONNECTION, move || {
+            answer_request(halves.read.as_mut(), clock::now() + 60 * LONG)
         });
-        let mut halves = Box::new(server).split().unwrap();
-        let answer = answer_request(halves.read.as_mut(), clock::now() + Duration::from_secs(10));
-        assert!(matches!(answer, Some(Answer::Upgrade { .. })));
-        drop(sender.unwrap().join().unwrap());
+        control.shutdown(Shutdown::Both);
+        assert_eq!(asked.unwrap().join().unwrap(), None);
+        drop(client);
     }
 
     #[test]
-    fn whoever_says_nothing_gets_no_answer() {
-        let (server, client) = memory_pair(1);
-        drop(client);
-        let mut halves = Box::new(server).split().unwrap();
-        assert_eq!(
-            answer_request(halves.read.as_mut(), clock::now() + Duration::from_secs(10)),
-            None
+    fn the_page_names_the_server_as_the_client_does() {
+        let response = response_to("GET / HTTP/1.1\r\nHost: db.example:8080\r\n\r\n");
+        assert!(response.contains("ws://db.example:8080/ws"), "{response}");
+        assert!(
+            response.contains("Content-Security-Policy: default-src 'none';"),
+            "{response}"
         );
     }
 
     #[test]
     fn the_page_escapes_the_host() {
-        let text = page("<script>\u{7}\"");
-        assert!(!text.contains("<script>") && !text.contains('\u{7}'));
+        let host = "<script>\u{7}\"'&\u{2028}";
+        let text = page(host);
+        assert!(!text.contains("<script>") && !text.contains('\u{7}'), "{text}");
+        let response = response_to("GET / HTTP/1.1\r\nHost: <script>alert(1)</script>\r\n\r\n");
+        assert!(!response.contains("<script"), "{response}");
     }
 }

@@ -272,7 +272,8 @@ fn a_server_can_live_in_memory_alone() {
     assert_eq!(server.local_addr(), None);
     let (mut here, there) = rowstream::transport::memory_pair(4096);
     server.serve_stream(there).unwrap();
-    here.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+    here.write_all(b"GET /healthz HTTP/1.1\r\nHost: memory\r\n\r\n")
+        .unwrap();
     let mut answer = String::new();
     here.read_to_string(&mut answer).unwrap();
     assert!(
