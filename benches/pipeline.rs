@@ -194,7 +194,7 @@ fn stalled(database: &str) {
         median(ratios)
     );
     println!(
-        "memory of {STALLED} stalled streams: {grown} KiB (buffers are at most 32 MiB or one batch each, whichever is more)"
+        "memory of {STALLED} stalled streams: {grown} KiB (buffers are at most 64 MiB or one batch each, whichever is more)"
     );
 }
 

@@ -26,8 +26,8 @@ use super::ClientError;
 use crate::error::ErrorCode;
 use crate::id::RequestId;
 use crate::protocol::{
-    CancelQuery, ClientMessage, CloseCode, PongMessage, ServerMessage, StreamRef, decode_server_message,
-    encode_client_message,
+    CancelQuery, ClientMessage, CloseCode, PongMessage, ProgressMessage, ServerMessage, StreamRef,
+    decode_server_message, encode_client_message,
 };
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 use crate::transport::websocket::{
@@ -35,7 +35,8 @@ use crate::transport::websocket::{
 };
 use crate::transport::{Halves, ReadHalf, TransportControl};
 
-/// Messages of one query that wait to be taken. When full, the connection's reader waits; progress is left out instead.
+/// Messages of one query that wait to be taken. When full, the connection's reader waits; of progress the newest is kept aside
+/// instead.
 const QUERY_MESSAGES_MAX: usize = 16;
 
 /// How long a closing client waits for the server's own close before it hangs up.
@@ -159,8 +160,20 @@ struct Table {
     end: Option<ClientError>,
 }
 
+/// The newest progress message that found its query's channel full.
+type LateProgress = Arc<Mutex<Option<ProgressMessage>>>;
+
+/// Where a query's messages come.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) messages: Receiver<ServerMessage>,
+    /// Newer than what waits in the channel.
+    pub(super) late_progress: LateProgress,
+}
+
 struct Live {
     messages: Sender<ServerMessage>,
+    late_progress: LateProgress,
     is_started: bool,
 }
 
@@ -173,16 +186,22 @@ impl fmt::Debug for Link {
 impl Link {
     /// A new query: its id, and where its messages will come. They end without a terminator when the connection does:
     /// [`end`](Self::end) then says why.
-    pub(super) fn register(&self) -> Result<(i64, Receiver<ServerMessage>), ClientError> {
+    pub(super) fn register(&self) -> Result<(i64, Inbox), ClientError> {
         let (messages, received) = bounded(QUERY_MESSAGES_MAX);
+        let late_progress = LateProgress::default();
         let id = self.table.lock().add(|table, id| {
             let live = Live {
                 messages,
+                late_progress: Arc::clone(&late_progress),
                 is_started: false,
             };
             table.live.insert(id, live);
         })?;
-        Ok((id, received))
+        let inbox = Inbox {
+            messages: received,
+            late_progress,
+        };
+        Ok((id, inbox))
     }
 
     /// Takes a query back that was never sent.
@@ -265,21 +284,21 @@ impl Link {
 
     /// Hands a message to whom it belongs. Blocks while that query's channel is full; see the module.
     fn route(&self, message: ServerMessage, closing: &Receiver<Infallible>) -> Result<(), String> {
-        let (request_id, is_end, may_be_dropped) = match &message {
+        let (request_id, is_end) = match &message {
             ServerMessage::Pong(PongMessage { timestamp }) => {
                 let id = timestamp.as_ref().and_then(|timestamp| timestamp.as_i64());
                 let answered = id.and_then(|id| self.table.lock().pings.remove(&id));
                 drop(answered);
                 return Ok(());
             }
-            ServerMessage::QueryQueued(queued) => (&queued.request_id, false, true),
-            ServerMessage::QueryStarted(started) => (&started.request_id, false, false),
-            ServerMessage::QueryColumns(columns) => (&columns.request_id, false, false),
-            ServerMessage::QueryBatch(batch) => (&batch.request_id, false, false),
-            ServerMessage::QueryProgress(progress) => (&progress.request_id, false, true),
-            ServerMessage::QueryCompleted(completed) => (&completed.request_id, true, false),
-            ServerMessage::QueryCancelled(cancelled) => (&cancelled.request_id, true, false),
-            ServerMessage::Error(error) => (&error.request_id, true, false),
+            ServerMessage::QueryQueued(queued) => (&queued.request_id, false),
+            ServerMessage::QueryStarted(started) => (&started.request_id, false),
+            ServerMessage::QueryColumns(columns) => (&columns.request_id, false),
+            ServerMessage::QueryBatch(batch) => (&batch.request_id, false),
+            ServerMessage::QueryProgress(progress) => (&progress.request_id, false),
+            ServerMessage::QueryCompleted(completed) => (&completed.request_id, true),
+            ServerMessage::QueryCancelled(cancelled) => (&cancelled.request_id, true),
+            ServerMessage::Error(error) => (&error.request_id, true),
         };
         let Some(RequestId::Number(id)) = request_id else {
             if let ServerMessage::Error(error) = &message {
@@ -289,7 +308,7 @@ impl Link {
             }
             return Err("a message of a query without the query's request_id".to_owned());
         };
-        let messages = {
+        let destination = {
             let mut table = self.table.lock();
             let Some(live) = table.live.get_mut(id) else {
                 return Ok(()); // an answer that crossed the query's end
@@ -301,13 +320,13 @@ impl Link {
             }
             live.is_started |= matches!(message, ServerMessage::QueryStarted(_));
             if is_end {
-                table.live.remove(id).map(|live| live.messages)
+                table.live.remove(id).map(|live| (live.messages, live.late_progress))
             } else {
-                Some(live.messages.clone())
+                Some((live.messages.clone(), Arc::clone(&live.late_progress)))
             }
         };
-        if let Some(messages) = messages {
-            deliver(message, &messages, may_be_dropped, closing);
+        if let Some((messages, late_progress)) = destination {
+            deliver(message, &messages, &late_progress, closing);
         }
         Ok(())
     }
@@ -364,12 +383,14 @@ impl ControlLane for Link {
 fn deliver(
     message: ServerMessage,
     messages: &Sender<ServerMessage>,
-    may_be_dropped: bool,
+    late_progress: &LateProgress,
     closing: &Receiver<Infallible>,
 ) {
     match messages.try_send(message) {
         Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-        Err(TrySendError::Full(_)) if may_be_dropped => {}
+        Err(TrySendError::Full(ServerMessage::QueryProgress(progress))) => {
+            *late_progress.lock() = Some(progress);
+        }
         // Woken by whoever takes a message, by the query's end of the channel being dropped, and by the client's close.
         Err(TrySendError::Full(message)) => select! {
             send(messages, message) -> _taken_or_dropped => {}

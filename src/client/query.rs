@@ -144,11 +144,11 @@ impl<'c> QueryBuilder<'c> {
         if let Some(text) = misuse {
             return Err(ClientError::Usage(text.to_owned()));
         }
-        let (id, messages) = link.register()?;
+        let (id, inbox) = link.register()?;
         query.request_id = Some(RequestId::Number(id));
         link.send(&ClientMessage::StreamQuery(Box::new(query)))
             .inspect_err(|_| link.forget(id))?;
-        Ok(QueryStream::new(Arc::clone(link), id, messages))
+        Ok(QueryStream::new(Arc::clone(link), id, inbox))
     }
 }
 

@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use std::iter::FusedIterator;
 use std::sync::{Arc, Weak};
 
-use crossbeam_channel::{Receiver, never};
+use crossbeam_channel::never;
 
-use super::connection::Link;
+use super::connection::{Inbox, Link};
 use super::{Batch, ClientError};
 use crate::error::CancelReason;
 use crate::protocol::{
@@ -28,7 +28,7 @@ pub enum Event {
     Columns,
     /// Rows.
     Batch(Batch),
-    /// How far the query is. Left out where the program takes events more slowly than they come.
+    /// How far the query is. Where the program takes events more slowly than they come, only the newest.
     Progress(ProgressMessage),
 }
 
@@ -51,7 +51,9 @@ pub enum Outcome {
 pub struct QueryStream {
     link: Arc<Link>,
     id: i64,
-    messages: Receiver<ServerMessage>,
+    inbox: Inbox,
+    /// Rows that the last progress given out spoke of: older ones are passed over.
+    rows_reported: u64,
     /// Taken before the program asked for events.
     early: VecDeque<Event>,
     started: Option<Box<StartedMessage>>,
@@ -71,11 +73,12 @@ enum State {
 }
 
 impl QueryStream {
-    pub(super) fn new(link: Arc<Link>, id: i64, messages: Receiver<ServerMessage>) -> Self {
+    pub(super) fn new(link: Arc<Link>, id: i64, inbox: Inbox) -> Self {
         Self {
             link,
             id,
-            messages,
+            inbox,
+            rows_reported: 0,
             early: VecDeque::new(),
             started: None,
             columns: None,
@@ -117,7 +120,7 @@ impl QueryStream {
     /// Whether [`next_event`](Self::next_event) would give something without waiting. Never blocks.
     #[must_use]
     pub fn has_event(&self) -> bool {
-        !self.early.is_empty() || !self.messages.is_empty()
+        !self.early.is_empty() || !self.inbox.messages.is_empty()
     }
 
     /// Stops the query from anywhere, for instance from a signal handler's thread.
@@ -155,8 +158,17 @@ impl QueryStream {
         if !matches!(self.state, State::Live) {
             return Ok(None);
         }
-        let message = self.messages.recv().map_err(|_| self.link.end());
-        let taken = message.and_then(|message| self.take(message));
+        let taken = loop {
+            let late = self.inbox.late_progress.lock().take();
+            let message = match late {
+                Some(progress) => Ok(ServerMessage::QueryProgress(progress)),
+                None => self.inbox.messages.recv().map_err(|_| self.link.end()),
+            };
+            match &message {
+                Ok(ServerMessage::QueryProgress(progress)) if progress.rows_processed < self.rows_reported => {}
+                _ => break message.and_then(|message| self.take(message)),
+            }
+        };
         if taken.is_err() {
             self.state = State::Failed;
             // A result with holes is of no use: nothing more is wanted of it.
@@ -195,7 +207,10 @@ impl QueryStream {
                 self.n_rows += batch.len() as u64;
                 Ok(Some(Event::Batch(batch)))
             }
-            ServerMessage::QueryProgress(progress) => Ok(Some(Event::Progress(progress))),
+            ServerMessage::QueryProgress(progress) => {
+                self.rows_reported = progress.rows_processed;
+                Ok(Some(Event::Progress(progress)))
+            }
             ServerMessage::QueryCompleted(completed) => {
                 if (completed.total_rows, completed.batches) != (self.n_rows, self.n_batches) {
                     return Err(violation(format!(
@@ -228,7 +243,7 @@ impl QueryStream {
     /// Wants no more messages, and cancels the query if it has not ended.
     fn let_go(&mut self) {
         // The receiver first: the reader may be waiting for room in the channel, and the cancel's answer is behind that.
-        self.messages = never();
+        self.inbox.messages = never();
         self.link.cancel(self.id);
     }
 }

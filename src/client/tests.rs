@@ -457,6 +457,32 @@ fn rows_wait_for_the_program_and_progress_does_not() {
 }
 
 #[test]
+fn a_program_that_is_slower_than_the_server_still_hears_how_far_it_is() {
+    // Each batch fills the channel before the progress behind it comes: all but the first find it full.
+    const N_BATCHES: u64 = 200;
+    let (client, server) = connected();
+    let (mut stream, id) = started(&client, &server);
+    let speaker = spawn_named("fake-speaker", STACK_BYTES_CONNECTION, move || {
+        for number in 0..N_BATCHES {
+            server.say_batch(id, number);
+            if number > 100 {
+                server.say_progress(id);
+            }
+        }
+        server.say_completed(id, N_BATCHES);
+        server
+    });
+    let mut n_progress = 0;
+    while let Some(event) = stream.next_event().unwrap() {
+        if matches!(event, Event::Progress(_)) {
+            n_progress += 1;
+        }
+    }
+    assert!(n_progress > 0);
+    speaker.unwrap().join().unwrap();
+}
+
+#[test]
 fn closing_ends_the_wait_for_a_query_that_nobody_reads() {
     let (client, server) = connected();
     let (stream, id) = started(&client, &server);

@@ -46,7 +46,7 @@ struct OpenLane {
 /// One message of a write.
 enum Piece {
     Message(MessageKind, Vec<u8>),
-    Batch(Arc<Stream>, EncodedBatch),
+    Batch(EncodedBatch),
 }
 
 impl Piece {
@@ -57,7 +57,7 @@ impl Piece {
     fn message(&self) -> (MessageKind, &[u8]) {
         match self {
             Self::Message(kind, message) => (*kind, message),
-            Self::Batch(_, batch) => (MessageKind::Text, &batch.message),
+            Self::Batch(batch) => (MessageKind::Text, batch.message()),
         }
     }
 }
@@ -169,13 +169,12 @@ impl Writer {
             match event {
                 StreamEvent::Message(message) => self.gather(Piece::text(message)),
                 // After a cancel nobody wants what is still under way.
-                StreamEvent::Batch(batch) if stream.status() == QueryStreamStatus::Cancelled => {
-                    self.give_back(&stream, batch);
-                }
+                StreamEvent::Batch(batch) if stream.status() == QueryStreamStatus::Cancelled => drop(batch),
                 StreamEvent::Batch(batch) => {
-                    stream.count_sent(batch.rows, batch.message.len());
-                    quantum = quantum.saturating_sub(batch.message.len());
-                    self.gather(Piece::Batch(Arc::clone(&stream), batch));
+                    let bytes = batch.message().len();
+                    stream.count_sent(batch.rows(), bytes);
+                    quantum = quantum.saturating_sub(bytes);
+                    self.gather(Piece::Batch(batch));
                     if quantum == 0 {
                         return true;
                     }
@@ -198,20 +197,9 @@ impl Writer {
         let messages: Vec<_> = self.pieces.iter().map(Piece::message).collect();
         let written = self.frames.write_messages(&messages);
         self.gathered_bytes = 0;
-        let mut pieces = std::mem::take(&mut self.pieces);
-        for piece in pieces.drain(..) {
-            if let Piece::Batch(stream, batch) = piece {
-                self.give_back(&stream, batch);
-            }
-        }
-        self.pieces = pieces;
+        // Dropped, batches make room for their streams' next.
+        self.pieces.clear();
         written
-    }
-
-    fn give_back(&self, stream: &Arc<Stream>, batch: EncodedBatch) {
-        let held_bytes = batch.message.capacity();
-        self.scheduler.recycle(batch.message);
-        stream.batch_written(held_bytes);
     }
 
     fn close(&mut self, closing: &Closing) -> io::Result<WriterEnd> {
@@ -221,6 +209,14 @@ impl Writer {
 
     fn report_progress(&mut self, key: u64) {
         let detailed = self.scheduler.config().detailed_progress;
+        let Some(OpenLane { lane, .. }) = self.lanes.get(&key) else {
+            return;
+        };
+        // First the look, then the channel: what the look shows has its messages in the channel already.
+        let phase = lane.stream.phase();
+        if self.serve(key) {
+            self.ready.push_back(key);
+        }
         let Some(OpenLane { lane, meter }) = self.lanes.get_mut(&key) else {
             return;
         };
@@ -234,7 +230,7 @@ impl Writer {
         let detail = detailed.then(|| ProgressDetail {
             eta_ms: reading.eta.map(millis),
             elapsed_ms: millis(sample.elapsed),
-            phase: stream.phase(),
+            phase,
             total_rows,
             total_kind,
             rows_sent: stream.rows_sent(),

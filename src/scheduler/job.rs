@@ -34,13 +34,43 @@ pub(crate) enum StreamEvent {
 /// How many messages besides batches a stream ever puts into its channel: queued, started, columns, terminator.
 pub(super) const OTHER_EVENTS_MAX: usize = 4;
 
-/// A whole `query_batch` message, ready for the socket.
+/// A whole `query_batch` message, ready for the socket. It counts as held by its stream until it is dropped, wherever that
+/// happens; its buffer is used again then.
 #[derive(Debug)]
 pub(crate) struct EncodedBatch {
-    /// Its rows.
-    pub(crate) rows: u32,
-    /// The message.
-    pub(crate) message: Vec<u8>,
+    stream: Arc<Stream>,
+    rows: u32,
+    message: Vec<u8>,
+}
+
+impl EncodedBatch {
+    fn new(stream: &Arc<Stream>, rows: u32, message: Vec<u8>) -> Self {
+        stream.batch_made(rows, message.capacity());
+        Self {
+            stream: Arc::clone(stream),
+            rows,
+            message,
+        }
+    }
+
+    /// How many rows it has.
+    pub(crate) fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// The message, as it goes on the wire.
+    pub(crate) fn message(&self) -> &[u8] {
+        &self.message
+    }
+}
+
+impl Drop for EncodedBatch {
+    fn drop(&mut self) {
+        let message = std::mem::take(&mut self.message);
+        let held_bytes = message.capacity();
+        self.stream.core.buffers.put(message);
+        self.stream.batch_gone(held_bytes);
+    }
 }
 
 /// Why a stream is over.
@@ -206,7 +236,6 @@ impl Job {
     }
 
     fn open(&mut self, stream: &Arc<Stream>) -> Result<(), StreamEnd> {
-        stream.set_status(QueryStreamStatus::Executing);
         let opened = stream.engine.open(&stream.plan.spec, &stream.cancel);
         let cursor = opened.map_err(|error| self.failed(stream, error))?;
         let columns = cursor.columns().cloned();
@@ -236,6 +265,8 @@ impl Job {
                 format: DataFormat::Json,
                 row_format: rules.row_format,
             })));
+        // Not before: a progress message that says so must find `query_started` in front of it.
+        stream.set_status(QueryStreamStatus::Executing);
         Ok(())
     }
 
@@ -467,11 +498,11 @@ impl Producer {
         self.row_bytes += batch.row_bytes as u64;
         let bytes = batch.buffer.len();
         self.stream.set_status(QueryStreamStatus::Streaming);
-        self.stream.batch_queued(batch.rows, batch.buffer.capacity());
-        self.send(StreamEvent::Batch(EncodedBatch {
-            rows: batch.rows,
-            message: batch.buffer,
-        }));
+        self.send(StreamEvent::Batch(EncodedBatch::new(
+            &self.stream,
+            batch.rows,
+            batch.buffer,
+        )));
         if let Some(urgency) = urgency {
             self.stream.sink.notify(urgency, bytes);
         }

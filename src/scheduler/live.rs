@@ -251,16 +251,18 @@ impl Stream {
         self.counters.status.store(status as u8, Ordering::Relaxed);
     }
 
-    /// A batch is about to go into the channel.
-    pub(super) fn batch_queued(&self, rows: u32, bytes: usize) {
+    /// A batch has been made, and takes this much memory until it is [gone](Self::batch_gone).
+    pub(super) fn batch_made(&self, rows: u32, bytes: usize) {
+        self.core.bytes_held.fetch_add(bytes, Ordering::Relaxed);
         self.counters.rows_read.fetch_add(u64::from(rows), Ordering::Relaxed);
         self.counters.bytes_queued.fetch_add(bytes, Ordering::AcqRel);
         self.counters.batches_queued.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A batch has been handed to the socket; `held_bytes` is what it took in memory. Wakes the stream once half of its
-    /// share is free again: waking it for every batch would cost a thread switch each.
-    pub(crate) fn batch_written(self: &Arc<Self>, held_bytes: usize) {
+    /// A batch has been handed to the socket, or nobody wants it any more. Wakes the stream once half of its share is free
+    /// again: waking it for every batch would cost a thread switch each.
+    pub(super) fn batch_gone(self: &Arc<Self>, held_bytes: usize) {
+        self.core.bytes_held.fetch_sub(held_bytes, Ordering::Relaxed);
         let bytes = self.counters.bytes_queued.fetch_sub(held_bytes, Ordering::AcqRel) - held_bytes;
         let batches = self.counters.batches_queued.fetch_sub(1, Ordering::AcqRel) - 1;
         let share = self.core.share_bytes();

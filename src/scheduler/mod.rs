@@ -13,7 +13,7 @@ mod worker;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -57,6 +57,8 @@ struct Core {
     queue: RunQueue<Arc<Stream>, Weak<Stream>>,
     registry: Registry<Stream>,
     buffers: Buffers,
+    /// Memory of all batches that are made and not yet with a socket.
+    bytes_held: AtomicUsize,
     timekeeper: Timekeeper,
     closing: Mutex<Option<Sender<Resting>>>,
 }
@@ -135,6 +137,7 @@ impl Scheduler {
                 queue: RunQueue::new(ASIDES_MAX),
                 registry: Registry::new(),
                 buffers: Buffers::default(),
+                bytes_held: AtomicUsize::new(0),
                 timekeeper: Timekeeper::start()?,
                 closing: Mutex::new(Some(closing)),
             }),
@@ -272,9 +275,9 @@ impl Scheduler {
         &self.core.timekeeper
     }
 
-    /// Gives a batch's buffer back for reuse.
-    pub(crate) fn recycle(&self, buffer: Vec<u8>) {
-        self.core.buffers.put(buffer);
+    /// Memory of all batches that are made and not yet with a socket.
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.core.bytes_held.load(Ordering::Relaxed)
     }
 
     pub(crate) fn config(&self) -> &StreamingConfig {

@@ -113,6 +113,7 @@ pub struct StreamReport {
 pub struct StreamingRegistry {
     reports: Vec<StreamReport>,
     statistics: RegistryStatistics,
+    bytes_held: usize,
 }
 
 impl StreamingRegistry {
@@ -126,6 +127,12 @@ impl StreamingRegistry {
     #[must_use]
     pub fn find(&self, id: StreamId) -> Option<&StreamReport> {
         self.reports.iter().find(|report| report.id == id)
+    }
+
+    /// Memory of the batches, of all streams, that were made and not yet handed to a socket. 0 once nothing is under way.
+    #[must_use]
+    pub fn bytes_held(&self) -> usize {
+        self.bytes_held
     }
 
     /// How many streams there have been, by outcome.
@@ -156,6 +163,7 @@ impl QueryStreamer {
         StreamingRegistry {
             reports: streams.iter().map(|stream| report(stream, now)).collect(),
             statistics: self.scheduler.statistics(),
+            bytes_held: self.scheduler.bytes_held(),
         }
     }
 

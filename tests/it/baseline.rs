@@ -76,5 +76,6 @@ fn scenarios() {
     server.shutdown();
     assert_eq!(engine.probe().cursors_open, 0);
     assert_eq!(server.streams().statistics().active, 0);
+    assert_eq!(server.streams().bytes_held(), 0);
     drop(clients);
 }

@@ -24,6 +24,7 @@ fn check_nothing_is_left(server: &ServerHandle, engine: &MemoryEngine) {
     eventually("connections", &0, || server.connections());
     eventually("streams", &0, || server.streams().reports().len());
     eventually("cursors", &0, || engine.probe().cursors_open);
+    eventually("bytes", &0, || server.streams().bytes_held());
 }
 
 #[test]
