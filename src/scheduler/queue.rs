@@ -162,6 +162,8 @@ impl<T, E> RunQueue<T, E> {
             if let Some(item) = state.runnable.pop() {
                 return Some(Work::Turn(item));
             }
+            // Nothing waits, so nothing stale does.
+            state.n_stale = 0;
             if state.closed {
                 return None;
             }
