@@ -78,3 +78,8 @@ pub use id::{RequestId, StreamId as QueryStreamId};
 pub use protocol::ServerMessage as StreamingMessage;
 pub use server::{QueryStreamer, Server, ServerHandle, StreamReport, StreamingRegistry};
 pub use stream::{QueryStreamStatus, StreamingConfig};
+
+/// Compiles the README's Rust.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
