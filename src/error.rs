@@ -136,15 +136,21 @@ pub enum CancelReason {
     Admin,
     /// The server is going away.
     Shutdown,
+    /// Nobody came back for the stream in time.
+    Expired,
+    /// The client took nothing for too long.
+    SlowClient,
 }
 
 impl CancelReason {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Client,
         Self::Timeout,
         Self::Disconnect,
         Self::Admin,
         Self::Shutdown,
+        Self::Expired,
+        Self::SlowClient,
     ];
 
     /// The reason with this number; `None` for 0 and for numbers that are none.
@@ -161,6 +167,8 @@ impl CancelReason {
             Self::Disconnect => "disconnect",
             Self::Admin => "admin",
             Self::Shutdown => "shutdown",
+            Self::Expired => "expired",
+            Self::SlowClient => "slow_client",
         }
     }
 }

@@ -4,8 +4,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// Longest `request_id` a client may choose, in characters.
@@ -46,6 +50,75 @@ impl FromStr for StreamId {
     }
 }
 
+/// Random bytes of a [`ResumeToken`] after its epoch: 192 bits, where 128 would be enough against guessing.
+const TOKEN_SECRET_BYTES: usize = 24;
+
+/// Which server process a token belongs to: its tokens mean nothing to the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Epoch([u8; 6]);
+
+impl Epoch {
+    pub(crate) fn random() -> Self {
+        let [a, b, c, d, e, f, ..] = *Uuid::new_v4().as_bytes();
+        Self([a, b, c, d, e, f])
+    }
+}
+
+/// The right to resume one stream, once: whoever shows it gets the stream. A secret; `Debug` does not show it.
+///
+/// In text, base64url without padding (RFC 4648 section 5) of the epoch's 6 bytes and 24 random ones.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ResumeToken(String);
+
+/// What a server keeps of a token: its SHA-256, so that a look into the server's memory or a dump gives no tokens away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TokenHash([u8; 32]);
+
+impl ResumeToken {
+    pub(crate) fn random(epoch: Epoch) -> Self {
+        let mut bytes = [0; 6 + TOKEN_SECRET_BYTES];
+        let (head, secret) = bytes.split_at_mut(6);
+        head.copy_from_slice(&epoch.0);
+        getrandom::fill(secret).expect("the system gives random bytes");
+        Self(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// Whether the token was given out by the server process of this epoch, as far as can be seen from outside.
+    pub(crate) fn is_of(&self, epoch: Epoch) -> bool {
+        URL_SAFE_NO_PAD
+            .decode(&self.0)
+            .is_ok_and(|bytes| bytes.len() == 6 + TOKEN_SECRET_BYTES && bytes.starts_with(&epoch.0))
+    }
+
+    pub(crate) fn hash(&self) -> TokenHash {
+        TokenHash(Sha256::digest(self.0.as_bytes()).into())
+    }
+}
+
+impl fmt::Debug for ResumeToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResumeToken(…)")
+    }
+}
+
+impl From<String> for ResumeToken {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+/// On whose behalf a connection speaks. Streams can be seen, cancelled and resumed by the principal that started them only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Principal(Arc<str>);
+
+impl Principal {
+    /// Everybody, where a server asks nobody who they are.
+    pub(crate) fn anonymous() -> Self {
+        Self(Arc::from("anonymous"))
+    }
+}
+
 /// Names one connection of one server process: counts up from 1, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ConnectionId(u64);
@@ -55,6 +128,13 @@ impl ConnectionId {
     #[must_use]
     pub(crate) const fn new(number: u64) -> Self {
         Self(number)
+    }
+}
+
+impl ConnectionId {
+    /// Its number.
+    pub(crate) const fn number(self) -> u64 {
+        self.0
     }
 }
 
@@ -162,6 +242,17 @@ mod tests {
         let longest = "é".repeat(REQUEST_ID_CHARS_MAX);
         check(&format!("\"{longest}\""), Some(RequestId::Text(longest.clone())));
         check(&format!("\"{longest}x\""), None);
+    }
+
+    #[test]
+    fn tokens_are_of_one_epoch_all_different_and_never_shown() {
+        let (ours, theirs) = (Epoch::random(), Epoch::random());
+        let (a, b) = (ResumeToken::random(ours), ResumeToken::random(ours));
+        assert!(a.is_of(ours) && !a.is_of(theirs));
+        assert_ne!(a.hash(), b.hash());
+        assert!(!ResumeToken::from("x".to_owned()).is_of(ours));
+        assert!(!format!("{a:?}").contains(&a.0));
+        assert_eq!(a.0.len(), 40);
     }
 
     #[test]

@@ -17,9 +17,15 @@
 //! streams, in turn, and puts several of them on the wire in one write.
 //!
 //! When the client is slow, the socket fills up, then the channel, and the stream is *parked*: its cursor sleeps inside it and
-//! no thread waits for it. The writer wakes it once half of its room is free. When the client cancels, a flag is set that the
-//! engine reads while it works; a stream at rest is closed at once by the **closer**. Whatever happens, exactly one message ends
-//! the stream: `query_completed`, `query_cancelled`, or `error`. The **timekeeper** sees to deadlines and progress.
+//! no thread waits for it. The writer wakes it once half of its room is free. With a *window*, what was sent counts until the
+//! client acknowledges it, and the acknowledgement wakes the stream. When the client cancels, a flag is set that the engine reads
+//! while it works; a stream at rest is closed at once by the **closer**. Whatever happens, exactly one message ends the stream:
+//! `query_completed`, `query_cancelled`, or `error`. The **timekeeper** sees to deadlines and progress, pings peers that are
+//! silent, and ends the wait for those that are gone.
+//!
+//! A *resumable* stream outlives its connection. The batches that it has sent are retained until they are acknowledged; when the
+//! connection is lost it is *detached*, goes on up to its retention, and waits for a client that shows its token. Then it is
+//! attached to the new connection, sends again what was not processed, and goes on.
 //!
 //! # Threads
 //! All are named `rowstream-…`, owned and joined: one listener, a reader and a writer per connection, a fixed number of workers,
@@ -36,17 +42,22 @@
 //! | [`engine`] | the traits, the scripted engine, SQLite | `rows error clock` |
 //! | `stream` | life cycle, progress arithmetic, the registry of live streams | `rows error id` |
 //! | `scheduler` | run queue, workers, timekeeper | `rows clock engine error id protocol stream thread` |
-//! | `connection` | reader, writer, outbox, session, the HTTP head | `rows clock error id protocol scheduler stream thread transport` |
-//! | [`client`] | the synchronous client | `rows error id protocol thread transport` |
+//! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `rows clock error id protocol scheduler stream thread transport` |
+//! | [`client`] | the synchronous client | `rows clock error id protocol thread transport` |
 //! | `server` | listener, connections, start and end of everything | `clock connection engine error id scheduler stream thread transport` |
 //! | `cli` | flags, output formats, exit codes | `rows client engine error server` |
 //!
 //! A test reads the sources and holds them to this table.
 //!
 //! # Memory
-//! Batches wait in channels only up to [`StreamingConfig::buffer_bytes`] in all, in even shares, though every stream has room for
-//! one batch. To that come, per connection, two threads and a read buffer of 4 KiB, and at most 256 KiB of unread answers; per
-//! running SQLite query a connection with its page cache (64 KiB unless set otherwise).
+//! One budget, [`StreamingConfig::held_bytes_max`], for all that is held: batches in channels, in windows and retained, and messages
+//! on their way. Whatever takes of it gives back when it is dropped; [`StreamingRegistry::bytes_held`] is the gauge. A stream that
+//! holds nothing may always make one batch, so that what is held stays below the budget plus one batch for each stream, and nothing
+//! can come to a stop. Above four fifths of it, streams that no connection has are given up, the oldest first. Of streams without a
+//! window, batches wait in channels only up to [`StreamingConfig::buffer_bytes`] in all, in even shares.
+//!
+//! To that come, per connection, two threads and a read buffer of 4 KiB, and at most 256 KiB of unread answers and as much of an
+//! application's messages; per running SQLite query a connection with its page cache (64 KiB unless set otherwise).
 //!
 //! # Logs
 //! By the `log` crate. `error`: the operator must act. `warn`: misuse, or a limit was hit. `info`: start and stop. `debug`: the

@@ -35,7 +35,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("client", &["rows", "error", "id", "protocol", "thread", "transport"]),
+    (
+        "client",
+        &["clock", "rows", "error", "id", "protocol", "thread", "transport"],
+    ),
     (
         "server",
         &[

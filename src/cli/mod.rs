@@ -6,6 +6,7 @@ mod demo;
 mod format;
 mod query;
 mod serve;
+mod streams;
 mod text;
 
 use std::fmt;
@@ -13,6 +14,8 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::client::ClientError;
 
 /// Stream large SQL results over WebSocket.
 #[derive(Debug, Parser)]
@@ -28,6 +31,10 @@ enum Command {
     Serve(serve::Arguments),
     /// Run a query on a server and print its rows.
     Query(query::Arguments),
+    /// List the streams of a server.
+    Ps(streams::PsArguments),
+    /// Stop a stream of a server.
+    Cancel(streams::CancelArguments),
 }
 
 /// How the program ends. The numbers are a contract with scripts.
@@ -60,8 +67,21 @@ pub fn main() -> ExitCode {
     let exit = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Query(arguments) => query::run(arguments),
+        Command::Ps(arguments) => streams::ps(&arguments),
+        Command::Cancel(arguments) => streams::cancel(&arguments),
     };
     exit.into()
+}
+
+/// Says what went wrong between this program and a server, and how the program ends with it.
+fn tell(error: &ClientError) -> Exit {
+    complain(error);
+    match error {
+        ClientError::Query(_) | ClientError::Cancelled(_) => Exit::Failed,
+        ClientError::Address(_) | ClientError::Usage(_) => Exit::Usage,
+        ClientError::Connect { .. } | ClientError::Handshake { .. } => Exit::Unreachable,
+        ClientError::Lost { .. } | ClientError::Closed { .. } | ClientError::Protocol(_) => Exit::Lost,
+    }
 }
 
 /// Says what went wrong. Some of it may be a stranger's words.

@@ -511,6 +511,8 @@ impl Batch {
                 has_more: true,
                 row_count,
                 row_offset,
+                checksum: None,
+                replay: false,
             };
             row_offset += row_count;
             Self::new(message, &columns, RowFormat::Array).unwrap()
@@ -540,6 +542,8 @@ mod tests {
             has_more: true,
             row_count,
             row_offset: 300,
+            checksum: None,
+            replay: false,
         };
         Batch::new(message, &Arc::new(Schema::new(columns)), row_format)
     }

@@ -6,7 +6,10 @@ mod address;
 mod batch;
 mod connection;
 mod error;
+mod link;
+mod liveness;
 mod query;
+mod retry;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -17,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use address::Address;
-use connection::{Connection, LinkConfig};
+use connection::{Connection, Dial, LinkConfig};
 
 pub use batch::{Batch, CellError, ColumnRef, FromCell, Row};
 pub use error::ClientError;
@@ -25,16 +28,24 @@ pub use query::QueryBuilder;
 pub use stream::{Canceller, Event, Outcome, QueryStream};
 
 // What the server says about a query, as events, outcomes and errors carry it.
+use crate::id::StreamId;
+use crate::protocol::{CancelQuery, ClientMessage, ListQueries, ListScope, ServerMessage, StreamRef};
 pub use crate::protocol::{
-    CancelledMessage, CompletedMessage, ErrorMessage, ProgressDetail, ProgressMessage, QueuedMessage, StartedMessage,
+    CancelledMessage, CompletedMessage, ErrorMessage, ListMessage, ProgressDetail, ProgressMessage, QueuedMessage,
+    StartedMessage, StatusMessage, StreamState,
 };
 use crate::transport::Transport;
+
+/// How long one try for a next connection may take: others follow.
+const REDIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection to a server.
 ///
 /// All methods take `&self`: put it in an [`Arc`] or a scope to use it from several threads. Queries on one client share its
-/// socket, so that one whose rows nobody takes holds up the others; a program that leaves results lying about opens a client
-/// for each.
+/// socket, and each has a window of its own: one whose rows nobody takes stands still and holds up nobody.
+///
+/// When the connection is lost, [resumable](QueryBuilder::resumable) queries go on over a new one without losing or repeating a
+/// row; all others end with [`ClientError::Lost`]. Without a resumable query the client is over then.
 ///
 /// ```
 /// use rowstream::{Client, MemoryEngine, Script, Server};
@@ -86,6 +97,9 @@ impl Client {
         ClientBuilder {
             connect_timeout: Duration::from_secs(10),
             message_bytes_max: 16 * 1024 * 1024,
+            reconnect_for: Duration::from_secs(60),
+            heartbeat_interval: Duration::from_secs(15),
+            heartbeat_dead_after: Duration::from_secs(45),
         }
     }
 
@@ -96,12 +110,59 @@ impl Client {
 
     /// Asks the server for a sign of life.
     ///
-    /// Blocks until it comes; ends with the connection, at the latest. A query that nobody reads from holds it up.
+    /// Blocks until it comes; ends with the connection, at the latest.
     ///
     /// # Errors
     /// Everything that ends a connection.
     pub fn ping(&self) -> Result<(), ClientError> {
         self.connection.link().ping()
+    }
+
+    /// How a stream of the server's stands, of this connection or another; `None` where this client may see no such stream.
+    ///
+    /// Blocks until the server has answered; ends with the connection, at the latest.
+    ///
+    /// # Errors
+    /// Everything that ends a connection.
+    pub fn status(&self, id: StreamId) -> Result<Option<StatusMessage>, ClientError> {
+        let message = ClientMessage::QueryStatus(StreamRef::Stream(Ok(id)));
+        Ok(match self.connection.link().ask(&message)? {
+            Some(ServerMessage::QueryStatus(status)) => Some(status),
+            _ => None,
+        })
+    }
+
+    /// The streams that this client may see, of all connections: the youngest, and how many there are.
+    ///
+    /// Blocks as [`status`](Self::status) does.
+    ///
+    /// # Errors
+    /// [`ClientError::Query`] where the server refuses to say; everything that ends a connection.
+    pub fn list(&self) -> Result<ListMessage, ClientError> {
+        let message = ClientMessage::ListQueries(ListQueries {
+            scope: ListScope::Own,
+            request_id: None,
+        });
+        match self.connection.link().ask(&message)? {
+            Some(ServerMessage::QueryList(list)) => Ok(list),
+            Some(ServerMessage::Error(error)) => Err(ClientError::Query(Box::new(error))),
+            _ => Err(ClientError::Protocol("no list came".to_owned())),
+        }
+    }
+
+    /// Stops a stream of any connection. Its own client is told; here it is only said whether there was such a stream.
+    ///
+    /// Blocks as [`status`](Self::status) does.
+    ///
+    /// # Errors
+    /// Everything that ends a connection.
+    pub fn cancel(&self, id: StreamId) -> Result<bool, ClientError> {
+        let target = StreamRef::Stream(Ok(id));
+        let message = ClientMessage::CancelQuery(CancelQuery { target });
+        Ok(!matches!(
+            self.connection.link().ask(&message)?,
+            Some(ServerMessage::Error(_))
+        ))
     }
 
     /// Closes the connection: queries still running are cancelled by the server, and end here with
@@ -119,6 +180,9 @@ impl Client {
 pub struct ClientBuilder {
     connect_timeout: Duration,
     message_bytes_max: usize,
+    reconnect_for: Duration,
+    heartbeat_interval: Duration,
+    heartbeat_dead_after: Duration,
 }
 
 impl ClientBuilder {
@@ -134,17 +198,35 @@ impl ClientBuilder {
         self
     }
 
+    /// How long to try for a new connection when one is lost while [resumable](QueryBuilder::resumable) queries run, with growing
+    /// random pauses; zero for not at all. Defaults to 60 seconds, for which servers hold streams unless set otherwise.
+    pub fn reconnect_for(mut self, time: Duration) -> Self {
+        self.reconnect_for = time;
+        self
+    }
+
+    /// After `interval` without a byte from the server it is pinged; after `dead_after` the connection counts as lost. Defaults to
+    /// 15 and 45 seconds.
+    pub fn heartbeat(mut self, interval: Duration, dead_after: Duration) -> Self {
+        self.heartbeat_interval = interval;
+        self.heartbeat_dead_after = dead_after;
+        self
+    }
+
     /// Connects as [`Client::connect`] does.
     ///
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect(self, url: &str) -> Result<Client, ClientError> {
         let address = Address::parse(url)?;
-        let socket = self.dial(&address).map_err(|source| ClientError::Connect {
+        let socket = dial(&address, self.connect_timeout).map_err(|source| ClientError::Connect {
             address: address.authority(),
             source: Arc::new(source),
         })?;
-        self.open(Box::new(socket), address)
+        let again = address.clone();
+        let redial_timeout = self.connect_timeout.min(REDIAL_TIMEOUT);
+        let redial: Dial = Box::new(move || Ok(Box::new(dial(&again, redial_timeout)?) as Box<dyn Transport>));
+        self.open(Box::new(socket), Some(redial), address)
     }
 
     /// Connects as [`Client::over`] does.
@@ -153,22 +235,28 @@ impl ClientBuilder {
     /// As [`Client::connect`].
     pub fn over(self, transport: impl Transport, url: &str) -> Result<Client, ClientError> {
         let address = Address::parse(url)?;
-        self.open(Box::new(transport), address)
+        self.open(Box::new(transport), None, address)
     }
 
-    /// Tries every address that the name stands for; the last failure is the one told.
-    fn dial(&self, address: &Address) -> io::Result<TcpStream> {
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for socket_address in (address.host.as_str(), address.port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&socket_address, self.connect_timeout) {
-                Ok(socket) => return Ok(socket),
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
+    /// Connects over transports that `dial` makes, this time and each time a connection is lost while resumable queries run.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_with<T: Transport>(
+        self,
+        url: &str,
+        mut dial: impl FnMut() -> io::Result<T> + Send + 'static,
+    ) -> Result<Client, ClientError> {
+        let address = Address::parse(url)?;
+        let transport = dial().map_err(|source| ClientError::Connect {
+            address: address.authority(),
+            source: Arc::new(source),
+        })?;
+        let redial: Dial = Box::new(move || Ok(Box::new(dial()?) as Box<dyn Transport>));
+        self.open(Box::new(transport), Some(redial), address)
     }
 
-    fn open(self, transport: Box<dyn Transport>, address: Address) -> Result<Client, ClientError> {
+    fn open(self, transport: Box<dyn Transport>, dial: Option<Dial>, address: Address) -> Result<Client, ClientError> {
         let authority = address.authority();
         let halves = transport.split().map_err(|source| ClientError::Connect {
             address: authority.clone(),
@@ -179,8 +267,23 @@ impl ClientBuilder {
             path: address.path,
             handshake_timeout: self.connect_timeout,
             message_bytes_max: self.message_bytes_max,
+            reconnect_for: self.reconnect_for,
+            heartbeat_interval: self.heartbeat_interval,
+            heartbeat_dead_after: self.heartbeat_dead_after,
         };
-        let connection = Connection::open(halves, &config)?;
+        let connection = Connection::open(halves, dial, &config)?;
         Ok(Client { connection })
     }
+}
+
+/// Tries every address that the name stands for; the last failure is the one told.
+fn dial(address: &Address, timeout: Duration) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for socket_address in (address.host.as_str(), address.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&socket_address, timeout) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }

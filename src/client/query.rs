@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::Link;
+use super::link::Link;
+use super::stream::Consumption;
 use super::{ClientError, QueryStream};
-use crate::id::RequestId;
-use crate::protocol::{ClientMessage, StreamQuery};
+use crate::protocol::{StreamQuery, WindowRequest};
 use crate::rows::{Int64Encoding, Params, RowFormat, Value};
 
 /// Describes a query; [`start`](Self::start) sends it. What is not set is left to the server.
@@ -24,6 +24,10 @@ impl<'c> QueryBuilder<'c> {
     pub(super) fn new(link: &'c Arc<Link>, sql: String) -> Self {
         let query = StreamQuery {
             row_format: RowFormat::Array,
+            window: Some(WindowRequest {
+                batches: Some(WINDOW_BATCHES),
+                bytes: Some(WINDOW_BYTES),
+            }),
             ..StreamQuery::new(sql)
         };
         Self {
@@ -114,10 +118,46 @@ impl<'c> QueryBuilder<'c> {
         self
     }
 
+    /// How many batches, and bytes of them, the server may send ahead of the program: what the client holds at the most. Defaults to
+    /// 64 batches and 4 MiB.
+    pub fn window(mut self, batches: u32, bytes: u64) -> Self {
+        self.query.window = Some(WindowRequest {
+            batches: Some(batches),
+            bytes: Some(bytes),
+        });
+        self
+    }
+
+    /// Whether the query survives a lost connection: the server holds its stream for a while, the client makes a new connection
+    /// and goes on where it was, and no row is lost or comes twice. A query whose start was not heard of is sent again. Defaults to
+    /// false.
+    pub fn resumable(mut self, is_resumable: bool) -> Self {
+        self.query.resumable = is_resumable;
+        self
+    }
+
+    /// Whether every batch and the whole result are proven to be what the server sent. A batch that is not comes again where the
+    /// query is [resumable](Self::resumable). Defaults to false.
+    pub fn checksum(mut self, is_wanted: bool) -> Self {
+        self.query.checksum = is_wanted;
+        self
+    }
+
+    /// 0 to 7, the most urgent among the queries of this client. Defaults to the server's 3.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.query.priority = Some(priority);
+        self
+    }
+
+    /// 1 to 256: the share among the queries of this client that have the same priority. Defaults to the server's 16.
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.query.weight = Some(weight);
+        self
+    }
+
     /// Sends the query and waits until it has started.
     ///
-    /// Blocks until the server has a worker free for it, and has prepared it; ends with the connection, at the latest. Another
-    /// query of the same client that nobody reads from holds this one up, too.
+    /// Blocks until the server has a worker free for it, and has prepared it; ends with the connection, at the latest.
     ///
     /// # Errors
     /// [`ClientError::Query`] where the server refuses the query; [`ClientError::Usage`] where it cannot be sent;
@@ -136,21 +176,27 @@ impl<'c> QueryBuilder<'c> {
     /// # Errors
     /// [`ClientError::Usage`] where the query cannot be sent; everything that ends a connection.
     pub fn submit(self) -> Result<QueryStream, ClientError> {
-        let Self {
-            link,
-            mut query,
-            misuse,
-        } = self;
+        let Self { link, query, misuse } = self;
         if let Some(text) = misuse {
             return Err(ClientError::Usage(text.to_owned()));
         }
-        let (id, inbox) = link.register()?;
-        query.request_id = Some(RequestId::Number(id));
-        link.send(&ClientMessage::StreamQuery(Box::new(query)))
-            .inspect_err(|_| link.forget(id))?;
-        Ok(QueryStream::new(Arc::clone(link), id, inbox))
+        let has_checksums = query.checksum;
+        let window = query.window.unwrap_or_default();
+        let (id, inbox) = link.submit(query)?;
+        let consumption = Consumption::new(window);
+        Ok(QueryStream::new(
+            Arc::clone(link),
+            id,
+            inbox,
+            consumption,
+            has_checksums,
+        ))
     }
 }
+
+/// The window where the program sets none.
+const WINDOW_BATCHES: u32 = 64;
+const WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 
 const MIXED: &str = "a query has positional parameters or named ones, not both";
 

@@ -8,11 +8,12 @@ use std::sync::{Arc, Weak};
 
 use crossbeam_channel::never;
 
-use super::connection::{Inbox, Link};
+use super::link::{Heard, Inbox, Link};
 use super::{Batch, ClientError};
 use crate::error::CancelReason;
 use crate::protocol::{
-    CancelledMessage, CompletedMessage, ProgressMessage, QueuedMessage, ServerMessage, StartedMessage,
+    CancelledMessage, CompletedMessage, ProgressMessage, QueuedMessage, RowsDigest, ServerMessage, StartedMessage,
+    WindowRequest,
 };
 use crate::rows::{RowFormat, Schema};
 
@@ -30,6 +31,10 @@ pub enum Event {
     Batch(Batch),
     /// How far the query is. Where the program takes events more slowly than they come, only the newest.
     Progress(ProgressMessage),
+    /// The connection is lost; a new one is being made, on which the query goes on.
+    Reconnecting,
+    /// The query goes on over a new connection.
+    Resumed,
 }
 
 /// How a query ended.
@@ -45,8 +50,8 @@ pub enum Outcome {
 
 /// A running query. Iterating gives its batches; [`next_event`](Self::next_event) gives everything.
 ///
-/// A query that nobody reads from holds up the others of its [`Client`](super::Client): take its rows, or drop it. Dropping
-/// it before its end cancels it; what still comes is thrown away.
+/// What the program has taken is acknowledged to the server as it takes more: a query that nobody reads from stands still once its
+/// [window](super::QueryBuilder::window) is full. Dropping it before its end cancels it; what still comes is thrown away.
 #[derive(Debug)]
 pub struct QueryStream {
     link: Arc<Link>,
@@ -61,7 +66,49 @@ pub struct QueryStream {
     row_format: RowFormat,
     n_batches: u64,
     n_rows: u64,
+    consumption: Consumption,
+    digest: Option<RowsDigest>,
     state: State,
+}
+
+/// What surrounds the rows of a batch message, at the most: the server counts whole messages, and to count too few would leave
+/// its window shut.
+const ENVELOPE_BYTES_MAX: u64 = 512;
+
+/// What the program has taken and the server does not know of yet.
+#[derive(Debug)]
+pub(super) struct Consumption {
+    window: WindowRequest,
+    n_batches: u64,
+    bytes: u64,
+    /// Bytes of the batch given out last: it counts as processed once the program asks for more.
+    in_hand: Option<u64>,
+}
+
+impl Consumption {
+    pub(super) fn new(window: WindowRequest) -> Self {
+        Self {
+            window,
+            n_batches: 0,
+            bytes: 0,
+            in_hand: None,
+        }
+    }
+
+    /// The program asks for more, and so is done with what it had. True once half of the window is to be acknowledged.
+    fn on_asked(&mut self) -> bool {
+        if let Some(bytes) = self.in_hand.take() {
+            self.n_batches += 1;
+            self.bytes += bytes;
+        }
+        let half_batches = u64::from(self.window.batches.unwrap_or(1)).div_ceil(2);
+        let half_bytes = self.window.bytes.unwrap_or(1).div_ceil(2);
+        let is_due = self.n_batches > 0 && (self.n_batches >= half_batches || self.bytes >= half_bytes);
+        if is_due {
+            (self.n_batches, self.bytes) = (0, 0);
+        }
+        is_due
+    }
 }
 
 #[derive(Debug)]
@@ -73,7 +120,7 @@ enum State {
 }
 
 impl QueryStream {
-    pub(super) fn new(link: Arc<Link>, id: i64, inbox: Inbox) -> Self {
+    pub(super) fn new(link: Arc<Link>, id: i64, inbox: Inbox, consumption: Consumption, has_checksums: bool) -> Self {
         Self {
             link,
             id,
@@ -85,6 +132,8 @@ impl QueryStream {
             row_format: RowFormat::default(),
             n_batches: 0,
             n_rows: 0,
+            consumption,
+            digest: has_checksums.then(RowsDigest::default),
             state: State::Live,
         }
     }
@@ -158,15 +207,23 @@ impl QueryStream {
         if !matches!(self.state, State::Live) {
             return Ok(None);
         }
+        if self.consumption.on_asked() {
+            self.ack(false);
+        }
         let taken = loop {
             let late = self.inbox.late_progress.lock().take();
-            let message = match late {
-                Some(progress) => Ok(ServerMessage::QueryProgress(progress)),
-                None => self.inbox.messages.recv().map_err(|_| self.link.end()),
+            let heard = match late {
+                Some(progress) => Ok(Heard::Message(ServerMessage::QueryProgress(progress))),
+                None => self.inbox.messages.recv().map_err(|_| self.end()),
             };
-            match &message {
-                Ok(ServerMessage::QueryProgress(progress)) if progress.rows_processed < self.rows_reported => {}
-                _ => break message.and_then(|message| self.take(message)),
+            match heard {
+                Ok(Heard::Message(ServerMessage::QueryProgress(progress)))
+                    if progress.rows_processed < self.rows_reported => {}
+                Ok(Heard::Message(message)) => break self.take(message),
+                Ok(Heard::Reconnecting) => break Ok(Some(Event::Reconnecting)),
+                // Only now that the program takes rows again.
+                Ok(Heard::Detached) => self.link.resume(self.id),
+                Err(error) => break Err(error),
             }
         };
         if taken.is_err() {
@@ -175,6 +232,29 @@ impl QueryStream {
             self.let_go();
         }
         taken
+    }
+
+    /// Why there are no more messages.
+    fn end(&self) -> ClientError {
+        self.inbox.end.lock().clone().unwrap_or_else(|| self.link.end())
+    }
+
+    /// Tells the server what the program has taken.
+    fn ack(&self, is_end: bool) {
+        if let Some(started) = &self.started {
+            self.link.ack(started.stream_id, self.n_batches.checked_sub(1), is_end);
+        }
+    }
+
+    /// The terminator has come: the server need hold nothing more.
+    fn ack_end(&self) {
+        let is_held = self
+            .started
+            .as_ref()
+            .is_some_and(|started| started.resume_token.is_some());
+        if is_held {
+            self.ack(true);
+        }
     }
 
     /// `None` for the terminator.
@@ -202,6 +282,10 @@ impl QueryStream {
                     .columns
                     .as_ref()
                     .ok_or_else(|| violation("rows came before the columns"))?;
+                if let Some(digest) = &mut self.digest {
+                    digest.add(message.rows.get().as_bytes());
+                }
+                self.consumption.in_hand = Some(message.rows.get().len() as u64 + ENVELOPE_BYTES_MAX);
                 let batch = Batch::new(message, columns, self.row_format).map_err(ClientError::Protocol)?;
                 self.n_batches += 1;
                 self.n_rows += batch.len() as u64;
@@ -218,15 +302,32 @@ impl QueryStream {
                         completed.total_rows, completed.batches, self.n_rows, self.n_batches
                     )));
                 }
+                if let Some(digest) = &self.digest
+                    && completed.digest.as_deref() != Some(digest.hex().as_str())
+                {
+                    return Err(violation(
+                        "the rows are not those that the server sent: their digests differ",
+                    ));
+                }
+                self.ack_end();
                 self.state = State::Ended(Outcome::Completed(completed));
                 Ok(None)
             }
             ServerMessage::QueryCancelled(cancelled) => {
+                self.ack_end();
                 self.state = State::Ended(Outcome::Cancelled(cancelled));
                 Ok(None)
             }
-            ServerMessage::Error(error) => Err(ClientError::Query(Box::new(error))),
-            ServerMessage::Pong(_) => Err(violation("a pong for a query")),
+            ServerMessage::QueryResumed(_) => Ok(Some(Event::Resumed)),
+            ServerMessage::Error(error) => {
+                self.ack_end();
+                Err(ClientError::Query(Box::new(error)))
+            }
+            ServerMessage::Pong(_)
+            | ServerMessage::QueryPaused(_)
+            | ServerMessage::QueryUnpaused(_)
+            | ServerMessage::QueryStatus(_)
+            | ServerMessage::QueryList(_) => Err(violation("a message that is of no query")),
         }
     }
 
@@ -260,7 +361,14 @@ impl Iterator for QueryStream {
         loop {
             match self.next_event() {
                 Ok(Some(Event::Batch(batch))) => return Some(Ok(batch)),
-                Ok(Some(Event::Queued(_) | Event::Started | Event::Columns | Event::Progress(_))) => {}
+                Ok(Some(
+                    Event::Queued(_)
+                    | Event::Started
+                    | Event::Columns
+                    | Event::Progress(_)
+                    | Event::Reconnecting
+                    | Event::Resumed,
+                )) => {}
                 Ok(None) if was_live => return self.cut_short().map(Err),
                 Ok(None) => return None,
                 Err(error) => return Some(Err(error)),

@@ -198,7 +198,8 @@ fn connected() -> (Client, FakeServer) {
 
 /// A query that has started, and its request id.
 fn started(client: &Client, server: &FakeServer) -> (QueryStream, i64) {
-    let mut stream = client.query("q").submit().unwrap();
+    // A window smaller than what some servers here send: what they get wrong must not hurt.
+    let mut stream = client.query("q").window(4, 1 << 20).submit().unwrap();
     let id = server.hear_query();
     server.say_started(id);
     stream.wait_until_started().unwrap();
@@ -225,19 +226,25 @@ fn every_setting_of_a_query_is_sent() {
         .max_bytes(13)
         .timeout(Duration::from_millis(14))
         .progress_interval(Duration::ZERO)
+        .window(15, 16)
+        .resumable(true)
+        .checksum(true)
+        .priority(7)
+        .weight(17)
         .submit()
         .unwrap();
     assert_eq!(
         server.hear(),
         json!({"type": "stream_query", "query": "SELECT ?", "request_id": 1, "params": [1.0, null], "batch_size": 10,
             "max_batch_bytes": 11, "engine": "e", "row_format": "object", "int64": "safe", "max_rows": 12,
-            "max_bytes": 13, "timeout_ms": 14, "progress_interval_ms": 0})
+            "max_bytes": 13, "timeout_ms": 14, "progress_interval_ms": 0, "window": {"batches": 15, "bytes": 16},
+            "resumable": true, "checksum": true, "priority": 7, "weight": 17})
     );
     let _stream = client.query("q").named_param("a", "b").submit().unwrap();
     assert_eq!(
         server.hear(),
         json!({"type": "stream_query", "query": "q", "request_id": 2, "params": {"a": "b"}, "row_format": "array",
-            "int64": "number"})
+            "int64": "number", "window": {"batches": 64, "bytes": 4_194_304}})
     );
 }
 
@@ -279,6 +286,8 @@ fn events_come_in_order_and_end_with_the_outcome() {
             Event::Columns => "columns".to_owned(),
             Event::Batch(batch) => format!("batch {} {:?}", batch.number(), numbers(&batch)),
             Event::Progress(progress) => format!("progress {:?}", progress.percentage),
+            Event::Reconnecting => "reconnecting".to_owned(),
+            Event::Resumed => "resumed".to_owned(),
         });
     }
     let expected = [

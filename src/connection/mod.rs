@@ -3,9 +3,12 @@
 //!
 //! Must not know SQL or engines.
 
+mod application;
+mod heartbeat;
 pub(crate) mod http;
 mod outbox;
 mod reader;
+mod report;
 mod session;
 mod soon;
 mod writer;
@@ -17,17 +20,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use application::{ApplicationMessage, ConnectionSender, Handled, MessageHandler, Overflow, Sent};
+pub(crate) use heartbeat::HeartbeatRules;
 use outbox::Outbox;
 pub(crate) use session::SessionLimits;
 pub(crate) use soon::SoonList;
 
-use crate::id::ConnectionId;
+use crate::id::{ConnectionId, Principal};
 use crate::protocol::CloseCode;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Origin, Scheduler};
 use crate::transport::{Halves, Transport, TransportControl};
 
 /// What all connections of a server share.
-#[derive(Debug)]
 pub(crate) struct ConnectionContext {
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) soon: Arc<SoonList>,
@@ -35,6 +39,15 @@ pub(crate) struct ConnectionContext {
     /// Largest message taken from a client.
     pub(crate) message_bytes_max: usize,
     pub(crate) purpose: Purpose,
+    pub(crate) heartbeat: HeartbeatRules,
+    /// Gets the messages that are not the protocol's.
+    pub(crate) handler: Option<Arc<dyn MessageHandler>>,
+}
+
+impl fmt::Debug for ConnectionContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionContext").finish_non_exhaustive()
+    }
 }
 
 /// What a server's connections are for.
@@ -55,6 +68,8 @@ pub(crate) struct Connection {
 /// What a server may do to a connection from outside.
 pub(crate) struct ConnectionHandle {
     pub(crate) id: ConnectionId,
+    /// As streams know it.
+    origin: Origin,
     outbox: Arc<Outbox>,
     control: Arc<dyn TransportControl>,
     is_upgraded: AtomicBool,
@@ -77,9 +92,12 @@ impl Connection {
         context: &ConnectionContext,
     ) -> io::Result<Self> {
         let halves = transport.split()?;
+        let origin = context.scheduler.origin(id, Principal::anonymous());
+        let outbox = Outbox::new(Arc::clone(&context.soon), Arc::clone(origin.account()));
         let handle = Arc::new(ConnectionHandle {
             id,
-            outbox: Arc::new(Outbox::new(Arc::clone(&context.soon))),
+            origin,
+            outbox: Arc::new(outbox),
             control: Arc::clone(&halves.control),
             is_upgraded: AtomicBool::new(false),
         });

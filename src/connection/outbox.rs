@@ -8,16 +8,23 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::Receiver;
 use parking_lot::{Condvar, Mutex};
 
+use super::application::{Overflow, Sent};
 use super::soon::SoonList;
 use crate::protocol::{CloseCode, ServerMessage, encode_message};
-use crate::scheduler::{Stream, StreamEvent, StreamSink, Urgency};
+use crate::scheduler::{Account, Permit, Stream, StreamSink, Urgency};
+use crate::stream::Generation;
 use crate::transport::websocket::{ControlLane, MessageKind};
 
 /// Bytes of answers to requests that may wait. A client that asks on without reading is closed with 4429.
 const CONTROL_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of an application's messages that may wait. Beyond that, its own [`Overflow`] decides.
+const APPLICATION_BYTES_MAX: usize = 256 * 1024;
+
+/// Messages of an application that may wait.
+const APPLICATION_MESSAGES_MAX: usize = 1024;
 
 /// Pongs that may wait; of more, the newest stay (RFC 6455 section 5.5.3 asks for no more).
 const PONGS_MAX: usize = 16;
@@ -29,8 +36,16 @@ const GATHER_BYTES_MIN: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) stream: Arc<Stream>,
-    pub(super) events: Receiver<StreamEvent>,
+    pub(super) generation: Generation,
     pub(super) bell: Arc<LaneBell>,
+}
+
+/// A whole message. It counts as held until it is dropped.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) kind: MessageKind,
+    pub(super) bytes: Vec<u8>,
+    _held: Permit,
 }
 
 /// How the writer is to close the connection.
@@ -46,7 +61,9 @@ pub(super) struct Closing {
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     pub(super) pongs: VecDeque<Vec<u8>>,
-    pub(super) messages: VecDeque<(MessageKind, Vec<u8>)>,
+    pub(super) ping_due: bool,
+    pub(super) messages: VecDeque<Message>,
+    pub(super) application: VecDeque<Message>,
     pub(super) new_lanes: Vec<(u64, Lane)>,
     pub(super) ready: VecDeque<u64>,
     pub(super) progress_due: Vec<u64>,
@@ -58,6 +75,8 @@ pub(super) struct Taken {
 struct State {
     waiting: Taken,
     message_bytes: usize,
+    application_bytes: usize,
+    application_dropped: u64,
     /// Bytes of batches announced since the writer last looked.
     batch_bytes: usize,
     urgent: bool,
@@ -72,6 +91,7 @@ struct State {
 /// Everything that waits for one connection's writer. Nothing here blocks but [`take`](Self::take).
 pub(crate) struct Outbox {
     soon: Arc<SoonList>,
+    account: Arc<Account>,
     state: Mutex<State>,
     bell: Condvar,
     /// Rung when the writer has taken messages, for an echo that waits for room.
@@ -85,12 +105,15 @@ impl fmt::Debug for Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(soon: Arc<SoonList>) -> Self {
+    pub(super) fn new(soon: Arc<SoonList>, account: Arc<Account>) -> Self {
         Self {
             soon,
+            account,
             state: Mutex::new(State {
                 waiting: Taken::default(),
                 message_bytes: 0,
+                application_bytes: 0,
+                application_dropped: 0,
                 batch_bytes: 0,
                 urgent: false,
                 writer_sleeps: false,
@@ -111,7 +134,7 @@ impl Outbox {
         }
         if !state.writer_gone {
             state.message_bytes += payload.len();
-            state.waiting.messages.push_back((kind, payload.to_vec()));
+            state.waiting.messages.push_back(self.message(kind, payload.to_vec()));
             self.ring(&mut state);
         }
     }
@@ -121,16 +144,90 @@ impl Outbox {
     pub(super) fn send(&self, message: &ServerMessage) -> bool {
         let mut encoded = Vec::with_capacity(128);
         encode_message(message, &mut encoded);
+        self.send_encoded(encoded)
+    }
+
+    /// As [`send`](Self::send).
+    pub(super) fn send_encoded(&self, encoded: Vec<u8>) -> bool {
         let mut state = self.state.lock();
         if state.message_bytes + encoded.len() > CONTROL_BYTES_MAX && state.message_bytes > 0 {
             return false;
         }
         if !state.writer_gone {
             state.message_bytes += encoded.len();
-            state.waiting.messages.push_back((MessageKind::Text, encoded));
+            state
+                .waiting
+                .messages
+                .push_back(self.message(MessageKind::Text, encoded));
             self.ring(&mut state);
         }
         true
+    }
+
+    /// Queues a message of the application's.
+    pub(super) fn send_application(&self, bytes: Vec<u8>, overflow: Overflow) -> Sent {
+        let mut dropped = Vec::new();
+        let mut state = self.state.lock();
+        if state.writer_gone || state.waiting.closing.is_some() {
+            return Sent::Closed;
+        }
+        let fits = |state: &State| {
+            state.application_bytes + bytes.len() <= APPLICATION_BYTES_MAX
+                && state.waiting.application.len() < APPLICATION_MESSAGES_MAX
+        };
+        if !fits(&state) {
+            match overflow {
+                Overflow::Disconnect => {
+                    drop(state);
+                    self.close_now(CloseCode::TooMany, "messages are not being read");
+                    return Sent::Closed;
+                }
+                Overflow::DropOldest if bytes.len() <= APPLICATION_BYTES_MAX => {
+                    while !fits(&state)
+                        && let Some(oldest) = state.waiting.application.pop_front()
+                    {
+                        state.application_bytes -= oldest.bytes.len();
+                        dropped.push(oldest);
+                    }
+                }
+                Overflow::DropOldest | Overflow::DropNewest => {
+                    state.application_dropped += 1;
+                    return Sent::Dropped;
+                }
+            }
+        }
+        let n_dropped = dropped.len() as u64;
+        state.application_dropped += n_dropped;
+        state.application_bytes += bytes.len();
+        let message = self.message(MessageKind::Text, bytes);
+        state.waiting.application.push_back(message);
+        self.ring(&mut state);
+        drop(state);
+        drop(dropped);
+        match n_dropped {
+            0 => Sent::Queued,
+            n => Sent::QueuedForOthers(n),
+        }
+    }
+
+    pub(super) fn application_dropped(&self) -> u64 {
+        self.state.lock().application_dropped
+    }
+
+    /// Has the peer pinged.
+    pub(super) fn ping(&self) {
+        let mut state = self.state.lock();
+        state.waiting.ping_due = true;
+        self.ring(&mut state);
+    }
+
+    fn message(&self, kind: MessageKind, bytes: Vec<u8>) -> Message {
+        let held = self.account.hold(bytes.capacity());
+        Message {
+            kind,
+            bytes,
+            _held: held,
+        }
     }
 
     /// Makes a lane's doorbell; the lane itself follows with [`open_lane`](Self::open_lane).
@@ -147,10 +244,13 @@ impl Outbox {
     /// Gives a stream to the writer. Sessions bound how many there are.
     pub(super) fn open_lane(&self, lane: Lane) {
         let mut state = self.state.lock();
-        // Dropping the lane disconnects its channel, which its worker notices.
         if !state.writer_gone {
-            let key = lane.bell.key;
-            state.waiting.new_lanes.push((key, lane));
+            let bell = Arc::clone(&lane.bell);
+            state.waiting.new_lanes.push((bell.key, lane));
+            // Whatever has been rung for before, the writer had no lane for.
+            bell.is_ready.store(true, Ordering::Release);
+            state.waiting.ready.push_back(bell.key);
+            self.ring(&mut state);
         }
     }
 
@@ -202,10 +302,13 @@ impl Outbox {
         state.urgent = false;
         state.batch_bytes = 0;
         state.message_bytes = 0;
+        state.application_bytes = 0;
         self.room.notify_all();
         let State { waiting, .. } = &mut *state;
         std::mem::swap(&mut taken.pongs, &mut waiting.pongs);
         std::mem::swap(&mut taken.messages, &mut waiting.messages);
+        std::mem::swap(&mut taken.application, &mut waiting.application);
+        taken.ping_due = std::mem::take(&mut waiting.ping_due);
         std::mem::swap(&mut taken.new_lanes, &mut waiting.new_lanes);
         std::mem::swap(&mut taken.ready, &mut waiting.ready);
         std::mem::swap(&mut taken.progress_due, &mut waiting.progress_due);

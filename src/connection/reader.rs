@@ -4,21 +4,27 @@
 
 use std::net::Shutdown;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::application::{ApplicationMessage, ConnectionSender, Handled};
+use super::heartbeat::{Heartbeat, Pulse, PulsingRead, PulsingWrite};
 use super::http::{self, Answer};
 use super::outbox::{Lane, Outbox};
-use super::session::{Action, Session};
+use super::report::{list, notice, status, stream_state};
+use super::session::{Action, Named, Session};
 use super::writer::{Writer, WriterEnd};
 use super::{ConnectionContext, ConnectionHandle, Purpose};
 use crate::clock;
-use crate::error::CancelReason;
-use crate::protocol::{CloseCode, ErrorMessage, ServerMessage, StreamQuery};
-use crate::scheduler::{Alarm, AlarmGuard, StreamSink};
+use crate::error::{CancelReason, ErrorCode};
+use crate::id::RequestId;
+use crate::protocol::{CloseCode, ErrorMessage, ResumeQuery, ResumedMessage, ServerMessage, StreamQuery};
+use crate::scheduler::{Alarm, AlarmGuard, Resumed, Stream, StreamSink};
+use crate::stream::{AckError, BeyondSent};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 use crate::transport::websocket::{
     ControlLane, FrameWriter, InboundLimits, Incoming, MessageKind, ReadEnd, Side, read_messages,
@@ -50,6 +56,22 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
                 return;
             }
             handle.upgraded();
+            let pulse = Pulse::new();
+            let read = Box::new(PulsingRead {
+                read,
+                pulse: Arc::clone(&pulse),
+            });
+            let write = Box::new(PulsingWrite {
+                write,
+                pulse: Arc::clone(&pulse),
+            });
+            let heartbeat = Heartbeat {
+                rules: context.heartbeat,
+                pulse,
+                handle: Arc::downgrade(handle),
+            };
+            let first = clock::now() + context.heartbeat.interval;
+            let _guard = context.scheduler.timekeeper().set(first, Arc::new(heartbeat));
             Messages::new(handle, context).serve(read, leftover, FrameWriter::new(write, Side::Server));
         }
         Some(Answer::Respond(response)) => {
@@ -87,15 +109,21 @@ struct Messages<'a> {
     context: &'a ConnectionContext,
     outbox: &'a Arc<Outbox>,
     session: Arc<Mutex<Session>>,
+    sender: ConnectionSender,
 }
 
 impl<'a> Messages<'a> {
     fn new(handle: &'a Arc<ConnectionHandle>, context: &'a ConnectionContext) -> Self {
+        let sender = ConnectionSender::new(handle.id, Arc::clone(&handle.outbox));
+        if let Some(handler) = &context.handler {
+            handler.connected(&sender);
+        }
         Self {
             handle,
             context,
             outbox: &handle.outbox,
             session: Arc::new(Mutex::new(Session::new(context.session_limits.clone()))),
+            sender,
         }
     }
 
@@ -115,7 +143,7 @@ impl<'a> Messages<'a> {
             self.on_incoming(&incoming)
         });
         log::debug!("connection {}: reading ended: {end}", self.handle.id);
-        self.cancel_streams();
+        self.detach_streams();
         self.finish(&end, read, writer);
     }
 
@@ -178,20 +206,134 @@ impl<'a> Messages<'a> {
             Incoming::Binary(_) => self.session.lock().on_binary(),
             Incoming::Pong => return ControlFlow::Continue(()),
         };
+        if let (Action::Application { name, request_id }, Incoming::Text(text)) = (&action, incoming) {
+            return self.offer(name, text, request_id.clone());
+        }
+        self.act(action)
+    }
+
+    fn act(&self, action: Action) -> ControlFlow<()> {
         match action {
             Action::Start(query) => self.start(*query),
-            Action::Cancel(id) => {
-                // A stream whose engine has ended is not in the registry: its natural terminator is the answer.
-                if let Some(stream) = self.context.scheduler.find(id) {
+            Action::Resume(query) => self.resume(&query),
+            Action::Cancel(named) => match self.find(named).filter(|stream| stream.is_live()) {
+                Some(stream) => {
                     stream.cancel(CancelReason::Client);
+                    ControlFlow::Continue(())
                 }
-                ControlFlow::Continue(())
+                None => self.not_found(named),
+            },
+            Action::Ack {
+                stream: named,
+                batch_number,
+                end,
+            } => self.ack(named, batch_number, end),
+            Action::Pause(named) => match self.find_here(named) {
+                Some(stream) => {
+                    stream.set_paused(true);
+                    self.reply(&ServerMessage::QueryPaused(notice(&stream)))
+                }
+                None => self.not_found(named),
+            },
+            Action::Unpause(named) => match self.find_here(named) {
+                Some(stream) => {
+                    // First the answer: it stands before the rows that follow.
+                    let replied = self.reply(&ServerMessage::QueryUnpaused(notice(&stream)));
+                    stream.set_paused(false);
+                    replied
+                }
+                None => self.not_found(named),
+            },
+            Action::SetPriority {
+                stream: named,
+                priority,
+                weight,
+            } => match self.find_here(named) {
+                Some(stream) => {
+                    stream.set_rank(priority, weight);
+                    ControlFlow::Continue(())
+                }
+                None => self.not_found(named),
+            },
+            Action::Status(named) => match self.find(named) {
+                Some(stream) => self.reply(&ServerMessage::QueryStatus(status(&stream, clock::now()))),
+                None => self.not_found(named),
+            },
+            Action::List(request_id) => {
+                let streams = self.context.scheduler.streams();
+                let own = streams
+                    .into_iter()
+                    .filter(|stream| stream.principal == *self.handle.origin.principal());
+                self.reply(&ServerMessage::QueryList(list(own.collect(), request_id, clock::now())))
             }
+            Action::Application { .. } | Action::Ignore => ControlFlow::Continue(()),
             Action::Reply(message) => self.reply(&message),
             Action::Close(message, code) => {
                 let _closed_either_way = self.reply(&message);
                 self.outbox.close_now(code, "too many bad messages");
                 ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// The stream, where it is this client's.
+    fn find(&self, named: Named) -> Option<Arc<Stream>> {
+        let stream = self.context.scheduler.find(named.id)?;
+        (stream.principal == *self.handle.origin.principal()).then_some(stream)
+    }
+
+    /// The stream, where it is on this connection.
+    fn find_here(&self, named: Named) -> Option<Arc<Stream>> {
+        self.find(named)
+            .filter(|stream| stream.is_at(self.handle.id) && stream.is_live())
+    }
+
+    fn not_found(&self, named: Named) -> ControlFlow<()> {
+        let action = self.session.lock().on_not_found(named.id);
+        self.act(action)
+    }
+
+    fn ack(&self, named: Named, batch_number: Option<u64>, end: bool) -> ControlFlow<()> {
+        let acked = match self.context.scheduler.find(named.id) {
+            Some(stream) => stream.ack(self.handle.id, batch_number, end),
+            None => Err(AckError::NotAttached),
+        };
+        match acked {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(AckError::NotAttached) => {
+                let action = self.session.lock().on_late_ack(named.id);
+                self.act(action)
+            }
+            Err(AckError::Beyond(BeyondSent { sent })) => {
+                let number = batch_number.map_or(-1_i128, i128::from);
+                let text = format!("ack of batch {number} of stream {}: {sent} batches were sent", named.id);
+                self.reply(&ServerMessage::Error(ErrorMessage::new(ErrorCode::BadMessage, text)))
+            }
+        }
+    }
+
+    /// Offers a message to the application. What happens there ends nothing here.
+    fn offer(&self, name: &str, text: &str, request_id: Option<RequestId>) -> ControlFlow<()> {
+        let Some(handler) = &self.context.handler else {
+            let action = self.session.lock().on_unknown(name, request_id);
+            return self.act(action);
+        };
+        let message = ApplicationMessage { kind: name, text };
+        match catch_unwind(AssertUnwindSafe(|| handler.message(message, &self.sender))) {
+            Ok(Handled::Yes) => {
+                self.session.lock().on_taken();
+                ControlFlow::Continue(())
+            }
+            Ok(Handled::No) => {
+                let action = self.session.lock().on_unknown(name, request_id);
+                self.act(action)
+            }
+            Err(_) => {
+                log::error!("connection {}: the message handler panicked", self.handle.id);
+                self.reply(&ServerMessage::Error(ErrorMessage {
+                    request_id,
+                    ..ErrorMessage::new(ErrorCode::Internal, "the application failed unexpectedly")
+                }))
             }
         }
     }
@@ -208,15 +350,17 @@ impl<'a> Messages<'a> {
     fn start(&self, query: StreamQuery) -> ControlFlow<()> {
         let request_id = query.request_id.clone();
         let bell = self.outbox.lane_bell();
-        let accepted = self
-            .context
-            .scheduler
-            .accept(query, Arc::clone(&bell) as Arc<dyn StreamSink>);
-        match accepted {
-            Ok((accepted, events)) => {
+        let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
+        match self.context.scheduler.accept(query, &self.handle.origin, sink) {
+            Ok(accepted) => {
                 let stream = Arc::clone(&accepted.stream);
                 self.session.lock().on_accepted(stream.id, request_id);
-                self.outbox.open_lane(Lane { stream, events, bell });
+                let generation = stream.generation();
+                self.outbox.open_lane(Lane {
+                    stream,
+                    generation,
+                    bell,
+                });
                 self.context.scheduler.launch(accepted);
                 ControlFlow::Continue(())
             }
@@ -224,10 +368,63 @@ impl<'a> Messages<'a> {
         }
     }
 
-    fn cancel_streams(&self) {
-        let live = self.session.lock().live();
-        for stream in live.into_iter().filter_map(|id| self.context.scheduler.find(id)) {
-            stream.cancel(CancelReason::Disconnect);
+    fn resume(&self, query: &ResumeQuery) -> ControlFlow<()> {
+        match self.take_over(query) {
+            Ok(flow) => flow,
+            Err(error) => self.reply(&ServerMessage::Error(ErrorMessage {
+                request_id: query.request_id.clone(),
+                ..*error
+            })),
+        }
+    }
+
+    fn take_over(&self, query: &ResumeQuery) -> Result<ControlFlow<()>, Box<ErrorMessage>> {
+        let scheduler = &self.context.scheduler;
+        let origin = &self.handle.origin;
+        let stream = scheduler.find_resumable(&query.resume_token, origin.principal())?;
+        let refusal = self
+            .session
+            .lock()
+            .resume_refusal(stream.id, stream.request_id.as_ref());
+        if let Some(error) = refusal {
+            return Err(Box::new(error));
+        }
+        let bell = self.outbox.lane_bell();
+        let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
+        let Resumed {
+            stream,
+            attached,
+            token,
+            columns,
+        } = scheduler.resume(stream, query, origin, sink)?;
+        self.session.lock().on_accepted(stream.id, stream.request_id.clone());
+        let resumed = ServerMessage::QueryResumed(ResumedMessage {
+            stream_id: stream.id,
+            request_id: stream.request_id.clone(),
+            next_batch: attached.next_batch,
+            resend_from: attached.resend_from,
+            resume_token: token,
+            state: stream_state(stream.state()),
+        });
+        let flow = self.reply(&resumed);
+        if let Some(columns) = columns {
+            self.outbox.send_encoded(columns);
+        }
+        // Only now: the answer stands before the rows.
+        let generation = attached.generation;
+        self.outbox.open_lane(Lane {
+            stream,
+            generation,
+            bell,
+        });
+        Ok(flow)
+    }
+
+    /// The connection is over: streams that can be resumed wait for another, the others are cancelled.
+    fn detach_streams(&self) {
+        let known = self.session.lock().known();
+        for stream in known.into_iter().filter_map(|id| self.context.scheduler.find(id)) {
+            stream.detach(self.handle.id);
         }
     }
 }
@@ -235,7 +432,10 @@ impl<'a> Messages<'a> {
 impl Drop for Messages<'_> {
     /// After a panic too: nobody is left to read what the streams would send.
     fn drop(&mut self) {
-        self.cancel_streams();
+        self.detach_streams();
+        if let Some(handler) = &self.context.handler {
+            handler.disconnected(&self.sender);
+        }
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Pure: must not know threads, sockets, engines or the clock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crate::error::ErrorCode;
 use crate::id::{RequestId, StreamId};
 use crate::protocol::{
-    CancelQuery, ClientMessage, CloseCode, ErrorMessage, PongMessage, ServerMessage, StreamQuery, StreamRef,
-    decode_client_message,
+    Ack, CancelQuery, ClientMessage, CloseCode, ErrorMessage, ListQueries, ListScope, PongMessage, ResumeQuery,
+    ServerMessage, SetPriority, StreamQuery, StreamRef, WindowRequest, decode_client_message, quoted,
 };
+use crate::scheduler::{PRIORITY_MAX, WEIGHT_MAX};
 
 /// Smallest `progress_interval_ms` apart from 0.
 const PROGRESS_INTERVAL_MS_MIN: u64 = 50;
@@ -28,6 +29,10 @@ pub(crate) struct SessionLimits {
     pub(crate) batch_size_max: u32,
     /// Bytes of one batch.
     pub(crate) batch_bytes_max: u64,
+    /// Batches of a window.
+    pub(crate) window_batches_max: u32,
+    /// Bytes of a window.
+    pub(crate) window_bytes_max: u64,
 }
 
 /// What is to be done about a message.
@@ -35,13 +40,54 @@ pub(crate) struct SessionLimits {
 pub(crate) enum Action {
     /// Start this query.
     Start(Box<StreamQuery>),
-    /// Stop this stream.
-    Cancel(StreamId),
+    /// Take over a stream.
+    Resume(ResumeQuery),
+    /// Stop this stream, which may be another connection's of the same principal.
+    Cancel(Named),
+    /// Batches of a stream of this connection have been processed.
+    Ack {
+        stream: Named,
+        batch_number: Option<u64>,
+        end: bool,
+    },
+    /// Have a stream of this connection stand still.
+    Pause(Named),
+    /// Let it go on.
+    Unpause(Named),
+    /// Make a stream of this connection more or less urgent.
+    SetPriority {
+        stream: Named,
+        priority: Option<u8>,
+        weight: Option<u16>,
+    },
+    /// Say how a stream stands.
+    Status(Named),
+    /// Say which streams there are.
+    List(Option<RequestId>),
+    /// Offer the message to the application.
+    Application {
+        name: String,
+        request_id: Option<RequestId>,
+    },
     /// Say this.
     Reply(ServerMessage),
+    /// Nothing.
+    Ignore,
     /// Say this, then close the connection.
     Close(ServerMessage, CloseCode),
 }
+
+/// A stream that a client has named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) id: StreamId,
+    /// Whether it is live on this connection.
+    pub(crate) is_own: bool,
+}
+
+/// Streams whose terminator is out and that are still known by their id: what a client sends before it has read the terminator is
+/// no mistake.
+const ENDED_KNOWN_MAX: usize = 128;
 
 /// The streams of one connection, by both their names, and its conduct so far.
 #[derive(Debug)]
@@ -50,6 +96,8 @@ pub(crate) struct Session {
     /// Streams whose terminator has not been written yet.
     live: HashMap<StreamId, Option<RequestId>>,
     by_request: HashMap<RequestId, StreamId>,
+    /// The last ones to end.
+    ended: VecDeque<StreamId>,
     n_bad_in_a_row: u32,
 }
 
@@ -59,6 +107,7 @@ impl Session {
             limits,
             live: HashMap::new(),
             by_request: HashMap::new(),
+            ended: VecDeque::new(),
             n_bad_in_a_row: 0,
         }
     }
@@ -66,6 +115,8 @@ impl Session {
     /// What to do about a text message.
     pub(crate) fn on_text(&mut self, text: &str) -> Action {
         match decode_client_message(text) {
+            // Whether it is good is for the application to say.
+            Ok(ClientMessage::Other { name, request_id }) => Action::Application { name, request_id },
             Ok(message) => {
                 self.n_bad_in_a_row = 0;
                 self.on_message(message)
@@ -92,6 +143,29 @@ impl Session {
         ))
     }
 
+    /// What to do about a message that no application has taken.
+    pub(crate) fn on_unknown(&mut self, name: &str, request_id: Option<RequestId>) -> Action {
+        self.bad(ErrorMessage {
+            request_id,
+            ..ErrorMessage::new(ErrorCode::BadMessage, format!("unknown message type {}", quoted(name)))
+        })
+    }
+
+    /// An application has taken a message.
+    pub(crate) fn on_taken(&mut self) {
+        self.n_bad_in_a_row = 0;
+    }
+
+    /// Why a stream may not be resumed on this connection.
+    pub(crate) fn resume_refusal(&self, id: StreamId, request_id: Option<&RequestId>) -> Option<ErrorMessage> {
+        if self.live.contains_key(&id) {
+            let text = "the stream is on this connection";
+            return Some(ErrorMessage::new(ErrorCode::ResumeDenied, text));
+        }
+        let (code, text) = self.crowding(request_id)?;
+        Some(ErrorMessage::new(code, text))
+    }
+
     /// A query of this connection was accepted.
     pub(crate) fn on_accepted(&mut self, stream_id: StreamId, request_id: Option<RequestId>) {
         if let Some(request_id) = &request_id {
@@ -102,14 +176,21 @@ impl Session {
 
     /// A stream's terminator is on its way.
     pub(crate) fn on_ended(&mut self, stream_id: StreamId) {
-        if let Some(Some(request_id)) = self.live.remove(&stream_id) {
+        let Some(request_id) = self.live.remove(&stream_id) else {
+            return;
+        };
+        if let Some(request_id) = request_id {
             self.by_request.remove(&request_id);
         }
+        if self.ended.len() == ENDED_KNOWN_MAX {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(stream_id);
     }
 
-    /// The streams whose terminator has not been written.
-    pub(crate) fn live(&self) -> Vec<StreamId> {
-        self.live.keys().copied().collect()
+    /// The streams that this connection has, and those that it had last.
+    pub(crate) fn known(&self) -> Vec<StreamId> {
+        self.live.keys().chain(&self.ended).copied().collect()
     }
 
     fn bad(&mut self, reply: ErrorMessage) -> Action {
@@ -131,33 +212,64 @@ impl Session {
                 })),
                 None => Action::Start(query),
             },
-            ClientMessage::CancelQuery(CancelQuery { target }) => self.cancel(target),
+            ClientMessage::CancelQuery(CancelQuery { target }) => self.on_stream(target, Action::Cancel),
+            ClientMessage::Ack(Ack {
+                target,
+                batch_number,
+                end,
+            }) => self.on_stream(target, |stream| Action::Ack {
+                stream,
+                batch_number,
+                end,
+            }),
+            ClientMessage::PauseQuery(target) => self.on_stream(target, Action::Pause),
+            ClientMessage::UnpauseQuery(target) => self.on_stream(target, Action::Unpause),
+            ClientMessage::ResumeQuery(query) => match self.window_refusal(query.window.as_ref()) {
+                Some((code, text)) => Action::Reply(ServerMessage::Error(ErrorMessage {
+                    request_id: query.request_id,
+                    ..ErrorMessage::new(code, text)
+                })),
+                None => Action::Resume(query),
+            },
+            ClientMessage::SetPriority(SetPriority {
+                target,
+                priority,
+                weight,
+            }) => match rank_refusal(priority, weight) {
+                Some((code, text)) => Action::Reply(ServerMessage::Error(ErrorMessage::new(code, text))),
+                None => self.on_stream(target, |stream| Action::SetPriority {
+                    stream,
+                    priority,
+                    weight,
+                }),
+            },
+            ClientMessage::QueryStatus(target) => self.on_stream(target, Action::Status),
+            ClientMessage::ListQueries(ListQueries {
+                scope: ListScope::Own,
+                request_id,
+            }) => Action::List(request_id),
+            ClientMessage::ListQueries(ListQueries {
+                scope: ListScope::All,
+                request_id,
+            }) => Action::Reply(ServerMessage::Error(ErrorMessage {
+                request_id,
+                ..ErrorMessage::new(ErrorCode::PermissionDenied, "scope all needs the admin right")
+            })),
             ClientMessage::Ping { timestamp } => Action::Reply(ServerMessage::Pong(PongMessage { timestamp })),
+            ClientMessage::Other { name, request_id } => Action::Application { name, request_id },
         }
     }
 
     fn refusal(&self, query: &StreamQuery) -> Option<(ErrorCode, String)> {
         let SessionLimits {
-            streams_max,
             query_bytes_max,
             batch_size_max,
             batch_bytes_max,
+            ..
         } = self.limits;
         let exceeded = |text: String| Some((ErrorCode::LimitExceeded, text));
-        if query
-            .request_id
-            .as_ref()
-            .is_some_and(|id| self.by_request.contains_key(id))
-        {
-            let text = "the request_id already names a live stream of this connection".to_owned();
-            return Some((ErrorCode::DuplicateRequestId, text));
-        }
-        if self.live.len() >= streams_max {
-            let text = format!(
-                "this connection has {} live streams, the most is {streams_max}",
-                self.live.len()
-            );
-            return Some((ErrorCode::TooManyStreams, text));
+        if let Some(refusal) = self.crowding(query.request_id.as_ref()) {
+            return Some(refusal);
         }
         if query.query.len() > query_bytes_max {
             return exceeded(format!(
@@ -174,32 +286,94 @@ impl Session {
         let interval = query
             .progress_interval_ms
             .filter(|ms| (1..PROGRESS_INTERVAL_MS_MIN).contains(ms));
-        interval.and_then(|ms| {
-            exceeded(format!(
+        if let Some(ms) = interval {
+            return exceeded(format!(
                 "progress_interval_ms {ms}: 0 for none, else at least {PROGRESS_INTERVAL_MS_MIN}"
-            ))
+            ));
+        }
+        rank_refusal(query.priority, query.weight).or_else(|| self.window_refusal(query.window.as_ref()))
+    }
+
+    /// Why one more stream would be too many, or one too many of that name.
+    fn crowding(&self, request_id: Option<&RequestId>) -> Option<(ErrorCode, String)> {
+        if request_id.is_some_and(|id| self.by_request.contains_key(id)) {
+            let text = "the request_id already names a live stream of this connection".to_owned();
+            return Some((ErrorCode::DuplicateRequestId, text));
+        }
+        let streams_max = self.limits.streams_max;
+        let n_live = self.live.len();
+        (n_live >= streams_max).then(|| {
+            let text = format!("this connection has {n_live} live streams, the most is {streams_max}");
+            (ErrorCode::TooManyStreams, text)
         })
     }
 
-    fn cancel(&self, target: StreamRef) -> Action {
-        let (stream_id, request_id) = match target {
-            StreamRef::Stream(Ok(id)) if self.live.contains_key(&id) => return Action::Cancel(id),
-            StreamRef::Stream(Ok(id)) => (Some(id.to_string()), None),
-            StreamRef::Stream(Err(text)) => (Some(text), None),
-            StreamRef::Request(request_id) => match self.by_request.get(&request_id) {
-                Some(id) => return Action::Cancel(*id),
-                None => (None, Some(request_id)),
-            },
-        };
-        Action::Reply(ServerMessage::Error(ErrorMessage {
-            stream_id,
-            request_id,
-            ..ErrorMessage::new(
-                ErrorCode::StreamNotFound,
-                "no live stream of this connection has that name",
-            )
-        }))
+    fn window_refusal(&self, window: Option<&WindowRequest>) -> Option<(ErrorCode, String)> {
+        let window = window?;
+        let SessionLimits {
+            window_batches_max,
+            window_bytes_max,
+            ..
+        } = self.limits;
+        let exceeded = |text: String| Some((ErrorCode::LimitExceeded, text));
+        if let Some(batches) = window.batches.filter(|n| !(1..=window_batches_max).contains(n)) {
+            return exceeded(format!("window.batches {batches}: 1 to {window_batches_max}"));
+        }
+        if let Some(bytes) = window.bytes.filter(|n| !(1..=window_bytes_max).contains(n)) {
+            return exceeded(format!("window.bytes {bytes}: 1 to {window_bytes_max}"));
+        }
+        None
     }
+
+    fn on_stream(&self, target: StreamRef, action: impl FnOnce(Named) -> Action) -> Action {
+        match target {
+            StreamRef::Stream(Ok(id)) => action(Named {
+                id,
+                is_own: self.live.contains_key(&id),
+            }),
+            StreamRef::Stream(Err(text)) => not_found(Some(text), None),
+            StreamRef::Request(request_id) => match self.by_request.get(&request_id) {
+                Some(id) => action(Named { id: *id, is_own: true }),
+                None => not_found(None, Some(request_id)),
+            },
+        }
+    }
+
+    /// What to do where no stream of this client has that id.
+    pub(crate) fn on_not_found(&self, id: StreamId) -> Action {
+        if self.live.contains_key(&id) {
+            // Its terminator is on the way, and is the answer.
+            return Action::Ignore;
+        }
+        not_found(Some(id.to_string()), None)
+    }
+
+    /// What to do about an acknowledgement for a stream that this connection has not got.
+    pub(crate) fn on_late_ack(&self, id: StreamId) -> Action {
+        if self.ended.contains(&id) {
+            return Action::Ignore;
+        }
+        self.on_not_found(id)
+    }
+}
+
+fn rank_refusal(priority: Option<u8>, weight: Option<u16>) -> Option<(ErrorCode, String)> {
+    let exceeded = |text: String| Some((ErrorCode::LimitExceeded, text));
+    if let Some(priority) = priority.filter(|priority| *priority > PRIORITY_MAX) {
+        return exceeded(format!("priority {priority}: 0 to {PRIORITY_MAX}"));
+    }
+    if let Some(weight) = weight.filter(|weight| *weight > WEIGHT_MAX) {
+        return exceeded(format!("weight {weight}: 1 to {WEIGHT_MAX}"));
+    }
+    None
+}
+
+fn not_found(stream_id: Option<String>, request_id: Option<RequestId>) -> Action {
+    Action::Reply(ServerMessage::Error(ErrorMessage {
+        stream_id,
+        request_id,
+        ..ErrorMessage::new(ErrorCode::StreamNotFound, "no live stream of this client has that name")
+    }))
 }
 
 #[cfg(test)]
@@ -213,6 +387,8 @@ mod tests {
         query_bytes_max: 16,
         batch_size_max: 10,
         batch_bytes_max: 1_000,
+        window_batches_max: 8,
+        window_bytes_max: 1_000,
     };
 
     #[track_caller]
@@ -238,6 +414,42 @@ mod tests {
         check_refused(r#""query":"","max_batch_bytes":1001"#, ErrorCode::LimitExceeded);
         check_refused(r#""query":"","progress_interval_ms":49"#, ErrorCode::LimitExceeded);
         check_refused(r#""query":"","request_id":"taken""#, ErrorCode::DuplicateRequestId);
+        check_refused(r#""query":"","window":{"batches":9}"#, ErrorCode::LimitExceeded);
+        check_refused(r#""query":"","window":{"batches":0}"#, ErrorCode::LimitExceeded);
+        check_refused(r#""query":"","window":{"bytes":1001}"#, ErrorCode::LimitExceeded);
+        check_refused(r#""query":"","priority":8"#, ErrorCode::LimitExceeded);
+        check_refused(r#""query":"","weight":257"#, ErrorCode::LimitExceeded);
+    }
+
+    #[test]
+    fn everybodys_streams_are_for_administrators() {
+        let mut session = Session::new(LIMITS);
+        assert_eq!(
+            code_of(&session.on_text(r#"{"type":"list_queries","scope":"all"}"#)),
+            ErrorCode::PermissionDenied
+        );
+        assert!(matches!(
+            session.on_text(r#"{"type":"list_queries"}"#),
+            Action::List(None)
+        ));
+    }
+
+    #[test]
+    fn a_resumed_stream_counts_as_any_other() {
+        let mut session = Session::new(LIMITS);
+        let id = StreamId::random();
+        session.on_accepted(id, Some("mine".into()));
+        let code = |refusal: Option<ErrorMessage>| refusal.map(|error| error.code);
+        let other = StreamId::random();
+        assert_eq!(code(session.resume_refusal(id, None)), Some(ErrorCode::ResumeDenied));
+        assert_eq!(
+            code(session.resume_refusal(other, Some(&"mine".into()))),
+            Some(ErrorCode::DuplicateRequestId)
+        );
+        assert_eq!(code(session.resume_refusal(other, None)), None);
+        session.on_accepted(other, None);
+        let third = session.resume_refusal(StreamId::random(), None);
+        assert_eq!(code(third), Some(ErrorCode::TooManyStreams));
     }
 
     #[test]
@@ -261,12 +473,27 @@ mod tests {
         let by_id = format!(r#"{{"type":"cancel_query","stream_id":"{id}"}}"#);
         let by_request = r#"{"type":"cancel_query","request_id":"mine"}"#;
         for text in [by_id.as_str(), by_request] {
-            assert!(matches!(session.on_text(text), Action::Cancel(found) if found == id));
+            assert!(matches!(session.on_text(text), Action::Cancel(found) if found == Named { id, is_own: true }));
         }
+        assert!(
+            matches!(session.on_not_found(id), Action::Ignore),
+            "its terminator is on the way"
+        );
         session.on_ended(id);
-        for text in [by_id.as_str(), by_request, r#"{"type":"cancel_query","stream_id":"x"}"#] {
+        // It may be another connection's of the same client.
+        assert!(matches!(session.on_text(&by_id), Action::Cancel(found) if found == Named { id, is_own: false }));
+        assert_eq!(code_of(&session.on_not_found(id)), ErrorCode::StreamNotFound);
+        for text in [by_request, r#"{"type":"cancel_query","stream_id":"x"}"#] {
             assert_eq!(code_of(&session.on_text(text)), ErrorCode::StreamNotFound);
         }
+        assert!(
+            matches!(session.on_late_ack(id), Action::Ignore),
+            "sent before the terminator was read"
+        );
+        assert_eq!(
+            code_of(&session.on_late_ack(StreamId::random())),
+            ErrorCode::StreamNotFound
+        );
     }
 
     #[test]

@@ -3,21 +3,23 @@
 //! Takes control frames and answers first, then batches of the streams that have some, fair in bytes, several in one write.
 //! Must not know SQL or engines.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::outbox::{Closing, Lane, Outbox, Taken};
+use super::outbox::{Closing, Lane, Message, Outbox, Taken};
 use super::session::Session;
 use crate::clock;
+use crate::error::ErrorCode;
 use crate::id::StreamId;
 use crate::protocol::{
     CancelledMessage, CompletedMessage, ErrorMessage, ProgressDetail, ProgressMessage, ServerMessage, encode_message,
+    replayed,
 };
-use crate::scheduler::{EncodedBatch, Scheduler, Stream, StreamEnd, StreamEvent, Timings};
-use crate::stream::{ProgressMeter, QueryStreamStatus};
+use crate::scheduler::{Completion, EncodedBatch, FairQueue, Scheduler, Stream, StreamEnd, Ticket, Timings};
+use crate::stream::{Gone, Taken as StreamTaken};
 use crate::transport::websocket::{FrameWriter, MessageKind};
 
 /// Bytes of batches that go into one write.
@@ -40,23 +42,24 @@ pub(super) enum WriterEnd {
 /// One stream on this connection.
 struct OpenLane {
     lane: Lane,
-    meter: ProgressMeter,
+    /// What it had of the connection so far.
+    ticket: Ticket,
+    /// Whether it waits for its turn, so that it does so once.
+    is_ready: bool,
 }
 
 /// One message of a write.
 enum Piece {
-    Message(MessageKind, Vec<u8>),
-    Batch(EncodedBatch),
+    Text(Vec<u8>),
+    Message(Message),
+    Batch(Arc<EncodedBatch>),
 }
 
 impl Piece {
-    fn text(message: Vec<u8>) -> Self {
-        Self::Message(MessageKind::Text, message)
-    }
-
     fn message(&self) -> (MessageKind, &[u8]) {
         match self {
-            Self::Message(kind, message) => (*kind, message),
+            Self::Text(text) => (MessageKind::Text, text),
+            Self::Message(message) => (message.kind, &message.bytes),
             Self::Batch(batch) => (MessageKind::Text, batch.message()),
         }
     }
@@ -69,8 +72,8 @@ pub(super) struct Writer {
     scheduler: Arc<Scheduler>,
     frames: FrameWriter,
     lanes: HashMap<u64, OpenLane>,
-    /// Lanes that have something, in the order of their turns.
-    ready: VecDeque<u64>,
+    /// Lanes that have something, by priority, weight and bytes.
+    ready: FairQueue<u64>,
     pieces: Vec<Piece>,
     gathered_bytes: usize,
 }
@@ -88,7 +91,7 @@ impl Writer {
             scheduler,
             frames,
             lanes: HashMap::new(),
-            ready: VecDeque::new(),
+            ready: FairQueue::new(),
             pieces: Vec::new(),
             gathered_bytes: 0,
         }
@@ -110,14 +113,23 @@ impl Writer {
             for payload in taken.pongs.drain(..) {
                 self.frames.write_pong(&payload)?;
             }
-            for (kind, message) in taken.messages.drain(..) {
-                self.gather(Piece::Message(kind, message));
+            if std::mem::take(&mut taken.ping_due) {
+                self.frames.write_ping(&[])?;
+            }
+            for message in taken.messages.drain(..).chain(taken.application.drain(..)) {
+                self.gather(Piece::Message(message));
             }
             for (key, lane) in taken.new_lanes.drain(..) {
-                let meter = ProgressMeter::default();
-                self.lanes.insert(key, OpenLane { lane, meter });
+                let open = OpenLane {
+                    lane,
+                    ticket: Ticket::default(),
+                    is_ready: false,
+                };
+                self.lanes.insert(key, open);
             }
-            self.ready.extend(taken.ready.drain(..));
+            for key in taken.ready.drain(..) {
+                self.make_ready(key);
+            }
             for key in taken.progress_due.drain(..) {
                 self.report_progress(key);
             }
@@ -146,48 +158,77 @@ impl Writer {
         self.pieces.push(piece);
     }
 
+    fn make_ready(&mut self, key: u64) {
+        if let Some(open) = self.lanes.get_mut(&key)
+            && !std::mem::replace(&mut open.is_ready, true)
+        {
+            self.ready.push(key, open.lane.stream.rank(), open.ticket);
+        }
+    }
+
     /// Lets the ready lanes take turns until there is enough for a write, or nothing more.
     fn take_turns(&mut self) {
         while self.gathered_bytes < GATHER_BYTES_MAX
-            && let Some(key) = self.ready.pop_front()
+            && let Some((key, mut ticket)) = self.ready.pop()
         {
-            if self.serve(key) {
-                self.ready.push_back(key);
+            let Some(open) = self.lanes.get_mut(&key) else {
+                continue;
+            };
+            open.is_ready = false;
+            let rank = open.lane.stream.rank();
+            let (bytes, may_have_more) = self.serve(key);
+            self.ready.served(&mut ticket, rank, bytes);
+            if let Some(open) = self.lanes.get_mut(&key) {
+                open.ticket = ticket;
+            }
+            if may_have_more {
+                self.make_ready(key);
             }
         }
     }
 
-    /// One lane's turn. True where it may have more.
-    fn serve(&mut self, key: u64) -> bool {
+    /// One lane's turn. Returns the bytes of batches that it had, and whether there may be more.
+    fn serve(&mut self, key: u64) -> (usize, bool) {
         let Some(OpenLane { lane, .. }) = self.lanes.get(&key) else {
-            return false;
+            return (0, false);
         };
-        let (stream, events) = (Arc::clone(&lane.stream), lane.events.clone());
+        let (stream, generation) = (Arc::clone(&lane.stream), lane.generation);
         lane.bell.reset();
-        let mut quantum = QUANTUM_BYTES;
-        while let Ok(event) = events.try_recv() {
-            match event {
-                StreamEvent::Message(message) => self.gather(Piece::text(message)),
-                // After a cancel nobody wants what is still under way.
-                StreamEvent::Batch(batch) if stream.status() == QueryStreamStatus::Cancelled => drop(batch),
-                StreamEvent::Batch(batch) => {
+        let mut turn_bytes = 0;
+        loop {
+            match stream.take(generation) {
+                StreamTaken::Message(note) => self.gather(Piece::Text(note.message)),
+                StreamTaken::Batch { batch, is_replay } => {
                     let bytes = batch.message().len();
-                    stream.count_sent(batch.rows(), bytes);
-                    quantum = quantum.saturating_sub(bytes);
-                    self.gather(Piece::Batch(batch));
-                    if quantum == 0 {
-                        return true;
+                    turn_bytes += bytes;
+                    if is_replay {
+                        self.gather(Piece::Text(replayed(batch.message())));
+                    } else {
+                        stream.count_sent(batch.rows(), bytes);
+                        self.gather(Piece::Batch(batch));
+                    }
+                    if turn_bytes >= QUANTUM_BYTES || self.gathered_bytes >= GATHER_BYTES_MAX {
+                        return (turn_bytes, true);
                     }
                 }
-                StreamEvent::End(end) => {
-                    self.gather(Piece::text(encoded(&terminator(&stream, end))));
-                    self.session.lock().on_ended(stream.id);
-                    self.lanes.remove(&key);
-                    return false;
+                StreamTaken::End(end) => {
+                    self.end_lane(key, &stream, &terminator(&stream, end));
+                    return (turn_bytes, false);
                 }
+                StreamTaken::Gone(gone) => {
+                    self.end_lane(key, &stream, &gone_message(&stream, gone));
+                    return (turn_bytes, false);
+                }
+                StreamTaken::Nothing | StreamTaken::Discarded(_) => return (turn_bytes, false),
             }
         }
-        false
+    }
+
+    /// The last message of a stream on this connection.
+    fn end_lane(&mut self, key: u64, stream: &Stream, message: &ServerMessage) {
+        self.gather(Piece::Text(encoded(message)));
+        self.session.lock().on_ended(stream.id);
+        self.lanes.remove(&key);
     }
 
     fn write_gathered(&mut self) -> io::Result<()> {
@@ -214,18 +255,19 @@ impl Writer {
         };
         // First the look, then the channel: what the look shows has its messages in the channel already.
         let phase = lane.stream.phase();
-        if self.serve(key) {
-            self.ready.push_back(key);
+        let (_, may_have_more) = self.serve(key);
+        if may_have_more {
+            self.make_ready(key);
         }
-        let Some(OpenLane { lane, meter }) = self.lanes.get_mut(&key) else {
+        let Some(OpenLane { lane, .. }) = self.lanes.get(&key) else {
             return;
         };
         let stream = &lane.stream;
         if stream.status().is_terminal() {
             return;
         }
-        let sample = stream.sample(clock::now());
-        let reading = meter.read(sample);
+        let now = clock::now();
+        let (sample, reading) = (stream.sample(now), stream.read_progress(now));
         let (total_rows, total_kind) = stream.total();
         let detail = detailed.then(|| ProgressDetail {
             eta_ms: reading.eta.map(millis),
@@ -235,7 +277,7 @@ impl Writer {
             total_kind,
             rows_sent: stream.rows_sent(),
             bytes_sent: stream.bytes_sent(),
-            queue_depth: stream.batches_queued() as u64,
+            queue_depth: stream.figures().batches_pending,
         });
         let message = ServerMessage::QueryProgress(ProgressMessage {
             stream_id: stream.id,
@@ -245,7 +287,7 @@ impl Writer {
             throughput: reading.throughput,
             detail,
         });
-        self.gather(Piece::text(encoded(&message)));
+        self.gather(Piece::Text(encoded(&message)));
     }
 }
 
@@ -253,7 +295,12 @@ fn terminator(stream: &Stream, end: StreamEnd) -> ServerMessage {
     let stream_id: StreamId = stream.id;
     let request_id = stream.request_id.clone();
     match end {
-        StreamEnd::Completed(timings, truncate_reason) => {
+        StreamEnd::Completed(completion) => {
+            let Completion {
+                timings,
+                truncated,
+                digest,
+            } = *completion;
             let Timings {
                 execution,
                 first_row,
@@ -270,8 +317,9 @@ fn terminator(stream: &Stream, end: StreamEnd) -> ServerMessage {
                 time_to_first_row_ms: first_row.map(millis),
                 engine_ms: millis(engine),
                 stall_ms: millis(stall),
-                truncated: truncate_reason.is_some(),
-                truncate_reason,
+                truncated: truncated.is_some(),
+                truncate_reason: truncated,
+                digest,
             })
         }
         StreamEnd::Cancelled { reason, latency } => ServerMessage::QueryCancelled(CancelledMessage {
@@ -289,6 +337,23 @@ fn terminator(stream: &Stream, end: StreamEnd) -> ServerMessage {
             ..*error
         }),
     }
+}
+
+/// What a connection is told of a stream that has left it.
+fn gone_message(stream: &Stream, gone: Gone) -> ServerMessage {
+    let (code, text) = match gone {
+        Gone::Superseded => (ErrorCode::Superseded, "another connection has resumed the stream"),
+        Gone::Stalled => (
+            ErrorCode::SlowConsumer,
+            "nothing was taken for too long; the stream can be resumed for a while",
+        ),
+    };
+    ServerMessage::Error(ErrorMessage {
+        stream_id: Some(stream.id.to_string()),
+        request_id: stream.request_id.clone(),
+        started: true,
+        ..ErrorMessage::new(code, text)
+    })
 }
 
 fn encoded(message: &ServerMessage) -> Vec<u8> {

@@ -5,23 +5,15 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::message::{CancelQuery, ClientMessage, ServerMessage, StreamQuery, StreamRef};
+use super::message::{
+    Ack, CancelQuery, ClientMessage, ListQueries, ResumeQuery, ServerMessage, SetPriority, StreamQuery, StreamRef,
+};
 use crate::error::ErrorCode;
 use crate::id::RequestId;
 use crate::rows::{Params, Value};
 
 /// Names of messages that the protocol has and this server does not offer.
-const TYPES_UNSUPPORTED: [&str; 9] = [
-    "ack",
-    "pause_query",
-    "unpause_query",
-    "resume_query",
-    "set_priority",
-    "describe_query",
-    "query_status",
-    "list_queries",
-    "hello",
-];
+const TYPES_UNSUPPORTED: [&str; 2] = ["describe_query", "hello"];
 
 /// Why bytes are no message. `request_id` is filled in wherever the message has a usable one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +51,21 @@ pub(crate) fn decode_client_message(text: &str) -> Result<ClientMessage, DecodeE
     let request_id = field::<RequestId>(&mut object, "request_id")?;
     let decoded = match object.get("type").and_then(Json::as_str) {
         Some("stream_query") => stream_query(&mut object, request_id.clone()),
-        Some("cancel_query") => cancel_query(&mut object, request_id.clone()),
+        Some("cancel_query") => {
+            stream_ref(&mut object, request_id.clone()).map(|target| ClientMessage::CancelQuery(CancelQuery { target }))
+        }
+        Some("ack") => ack(&mut object, request_id.clone()),
+        Some("pause_query") => stream_ref(&mut object, request_id.clone()).map(ClientMessage::PauseQuery),
+        Some("unpause_query") => stream_ref(&mut object, request_id.clone()).map(ClientMessage::UnpauseQuery),
+        Some("resume_query") => resume_query(&mut object, request_id.clone()),
+        Some("set_priority") => set_priority(&mut object, request_id.clone()),
+        Some("query_status") => query_status(&mut object, request_id.clone()),
+        Some("list_queries") => field(&mut object, "scope").map(|scope| {
+            ClientMessage::ListQueries(ListQueries {
+                scope: scope.unwrap_or_default(),
+                request_id: request_id.clone(),
+            })
+        }),
         Some("ping") => Ok(ClientMessage::Ping {
             timestamp: object.remove("timestamp").map(Box::new),
         }),
@@ -67,7 +73,10 @@ pub(crate) fn decode_client_message(text: &str) -> Result<ClientMessage, DecodeE
             ErrorCode::Unsupported,
             format!("this server does not offer {known}"),
         )),
-        Some(other) => Err(DecodeError::bad(format!("unknown message type {}", quoted(other)))),
+        Some(other) => Ok(ClientMessage::Other {
+            name: other.to_owned(),
+            request_id: request_id.clone(),
+        }),
         None => Err(DecodeError::bad("a message has a \"type\", a string")),
     };
     decoded.map_err(|mut error| {
@@ -100,19 +109,73 @@ fn stream_query(object: &mut Map<String, Json>, request_id: Option<RequestId>) -
         max_rows: positive(object, "max_rows")?,
         max_bytes: positive(object, "max_bytes")?,
         timeout_ms: positive(object, "timeout_ms")?,
+        window: field(object, "window")?,
+        resumable: field(object, "resumable")?.unwrap_or_default(),
+        priority: field(object, "priority")?,
+        weight: positive(object, "weight")?,
+        checksum: field(object, "checksum")?.unwrap_or_default(),
     })))
 }
 
-fn cancel_query(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
+fn stream_ref(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<StreamRef, DecodeError> {
     let stream_id = field::<String>(object, "stream_id")?;
-    let target = match (stream_id, request_id) {
-        (Some(text), _) => StreamRef::Stream(text.parse().map_err(|_| text)),
-        (None, Some(request_id)) => StreamRef::Request(request_id),
-        (None, None) => {
-            return Err(DecodeError::bad("cancel_query has a \"stream_id\" or a \"request_id\""));
-        }
-    };
-    Ok(ClientMessage::CancelQuery(CancelQuery { target }))
+    match (stream_id, request_id) {
+        (Some(text), _) => Ok(StreamRef::Stream(text.parse().map_err(|_| text))),
+        (None, Some(request_id)) => Ok(StreamRef::Request(request_id)),
+        (None, None) => Err(DecodeError::bad("the message has a \"stream_id\" or a \"request_id\"")),
+    }
+}
+
+fn ack(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
+    let target = stream_ref(object, request_id)?;
+    let batch_number = last_batch(object, "batch_number")?;
+    let end = field(object, "end")?.unwrap_or_default();
+    Ok(ClientMessage::Ack(Ack {
+        target,
+        batch_number,
+        end,
+    }))
+}
+
+fn resume_query(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
+    let resume_token = field(object, "resume_token")?
+        .ok_or_else(|| DecodeError::bad("resume_query has a \"resume_token\", a string"))?;
+    let last_batch = last_batch(object, "last_batch")?;
+    let window = field(object, "window")?;
+    Ok(ClientMessage::ResumeQuery(ResumeQuery {
+        resume_token,
+        last_batch,
+        window,
+        request_id,
+    }))
+}
+
+fn set_priority(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
+    let target = stream_ref(object, request_id)?;
+    Ok(ClientMessage::SetPriority(SetPriority {
+        target,
+        priority: field(object, "priority")?,
+        weight: positive(object, "weight")?,
+    }))
+}
+
+fn query_status(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
+    if let Some(id) = object.remove("query_id") {
+        object.entry("stream_id").or_insert(id);
+    }
+    stream_ref(object, request_id).map(ClientMessage::QueryStatus)
+}
+
+/// A batch's number, where -1 stands for none.
+fn last_batch(object: &mut Map<String, Json>, name: &'static str) -> Result<Option<u64>, DecodeError> {
+    let number: i64 =
+        field(object, name)?.ok_or_else(|| DecodeError::bad(format!("the message has a \"{name}\", an integer")))?;
+    match number {
+        -1 => Ok(None),
+        number => u64::try_from(number)
+            .map(Some)
+            .map_err(|_| DecodeError::bad(format!("{name}: {number} is no batch, and less than -1"))),
+    }
 }
 
 /// Reads one text message of a server. `Ok(None)` for a type that this version does not know.
@@ -137,6 +200,11 @@ pub(crate) fn decode_server_message(text: &str) -> serde_json::Result<Option<Ser
         "query_columns" => ServerMessage::QueryColumns(serde_json::from_str(text)?),
         "query_batch" => ServerMessage::QueryBatch(serde_json::from_str(text)?),
         "query_progress" => ServerMessage::QueryProgress(serde_json::from_str(text)?),
+        "query_paused" => ServerMessage::QueryPaused(serde_json::from_str(text)?),
+        "query_unpaused" => ServerMessage::QueryUnpaused(serde_json::from_str(text)?),
+        "query_resumed" => ServerMessage::QueryResumed(serde_json::from_str(text)?),
+        "query_status" => ServerMessage::QueryStatus(serde_json::from_str(text)?),
+        "query_list" => ServerMessage::QueryList(serde_json::from_str(text)?),
         "query_completed" => ServerMessage::QueryCompleted(serde_json::from_str(text)?),
         "query_cancelled" => ServerMessage::QueryCancelled(serde_json::from_str(text)?),
         "error" => ServerMessage::Error(serde_json::from_str(text)?),
@@ -207,7 +275,7 @@ fn param(which: &str, json: Json) -> Result<Value, DecodeError> {
 }
 
 /// A peer's text in quotes, shortened, with control characters escaped.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     const CHARS_MAX: usize = 64;
     let shown: String = text.chars().take(CHARS_MAX).collect();
     let ellipsis = if shown.len() < text.len() { "…" } else { "" };
@@ -219,6 +287,7 @@ mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
     use super::*;
+    use crate::protocol::WindowRequest;
     use crate::rows::{Int64Encoding, RowFormat};
 
     #[track_caller]
@@ -249,7 +318,8 @@ mod tests {
         let full = query(
             r#"{"type":"stream_query","query":"q","request_id":"r","params":[1,-2.5,"x",null,true],"engine":"e",
                 "row_format":"array","int64":"safe","progress_interval_ms":0,"max_batch_bytes":1,"max_rows":2,
-                "max_bytes":3,"timeout_ms":4,"format":"json","batch_size":null,"colour":"blue","window":{"batches":1}}"#,
+                "max_bytes":3,"timeout_ms":4,"format":"json","batch_size":null,"colour":"blue","window":{"batches":1},
+                "resumable":true,"priority":7,"weight":256,"checksum":true}"#,
         );
         let expected = StreamQuery {
             query: "q".into(),
@@ -264,6 +334,14 @@ mod tests {
             max_rows: Some(2),
             max_bytes: Some(3),
             timeout_ms: Some(4),
+            window: Some(WindowRequest {
+                batches: Some(1),
+                bytes: None,
+            }),
+            resumable: true,
+            priority: Some(7),
+            weight: Some(256),
+            checksum: true,
         };
         assert_eq!(full, expected);
         let named = query(r#"{"type":"stream_query","query":"q","params":{"a":1}}"#);
@@ -277,7 +355,6 @@ mod tests {
         check_refused("[]", BadMessage, "object");
         check_refused("{}", BadMessage, "type");
         check_refused(r#"{"type":7}"#, BadMessage, "type");
-        check_refused(r#"{"type":"no\u0007pe"}"#, BadMessage, "\\u{7}");
         check_refused(r#"{"type":"stream_query"}"#, BadMessage, "query");
         check_refused(r#"{"type":"stream_query","query":1}"#, BadMessage, "query");
         check_refused(
@@ -313,7 +390,35 @@ mod tests {
             "arrow",
         );
         check_refused(r#"{"type":"cancel_query"}"#, BadMessage, "stream_id");
-        check_refused(r#"{"type":"ack"}"#, Unsupported, "ack");
+        check_refused(r#"{"type":"hello"}"#, Unsupported, "hello");
+        check_refused(r#"{"type":"ack","batch_number":1}"#, BadMessage, "stream_id");
+        check_refused(r#"{"type":"ack","stream_id":""}"#, BadMessage, "batch_number");
+        for number in ["-2", "1e308", "1.5", "18446744073709551615", "\"1\""] {
+            let text = format!(r#"{{"type":"ack","stream_id":"","batch_number":{number}}}"#);
+            check_refused(&text, BadMessage, "batch_number");
+        }
+        check_refused(r#"{"type":"resume_query","last_batch":1}"#, BadMessage, "resume_token");
+        check_refused(
+            r#"{"type":"resume_query","resume_token":"x"}"#,
+            BadMessage,
+            "last_batch",
+        );
+        check_refused(
+            r#"{"type":"set_priority","stream_id":"","priority":256}"#,
+            BadMessage,
+            "priority",
+        );
+        check_refused(
+            r#"{"type":"set_priority","stream_id":"","weight":0}"#,
+            BadMessage,
+            "weight",
+        );
+        check_refused(r#"{"type":"list_queries","scope":"mine"}"#, BadMessage, "scope");
+        check_refused(
+            r#"{"type":"stream_query","query":"","window":{"bytes":-1}}"#,
+            BadMessage,
+            "window",
+        );
         check_refused(r#"{"type":"ping","request_id":{}}"#, BadMessage, "request_id");
         check_refused(&"[".repeat(100_000), BadMessage, "recursion");
     }

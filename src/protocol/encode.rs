@@ -6,8 +6,11 @@ use std::io::Write;
 use serde::ser::{Error as _, SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
-use super::message::{ClientMessage, ServerMessage, StreamQuery, StreamRef};
-use crate::id::{RequestId, StreamId};
+use super::message::{
+    Ack, ClientMessage, ListQueries, ListScope, ResumeQuery, ServerMessage, SetPriority, StreamQuery, StreamRef,
+    WindowRequest,
+};
+use crate::id::{RequestId, ResumeToken, StreamId};
 use crate::rows::{Int64Encoding, Params, RowFormat, Value};
 
 /// Appends `message` as JSON to `out`.
@@ -33,9 +36,35 @@ pub(crate) fn encode_client_message(message: &ClientMessage, out: &mut Vec<u8>) 
 #[serde(tag = "type", rename_all = "snake_case")]
 enum WireMessage<'a> {
     StreamQuery(WireQuery<'a>),
-    CancelQuery {
+    CancelQuery(WireRef<'a>),
+    Ack {
+        #[serde(flatten)]
+        target: WireRef<'a>,
+        batch_number: i64,
+        #[serde(skip_serializing_if = "is_false")]
+        end: bool,
+    },
+    PauseQuery(WireRef<'a>),
+    UnpauseQuery(WireRef<'a>),
+    ResumeQuery {
+        resume_token: &'a ResumeToken,
+        last_batch: i64,
         #[serde(skip_serializing_if = "Option::is_none")]
-        stream_id: Option<String>,
+        window: Option<WindowRequest>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a RequestId>,
+    },
+    SetPriority {
+        #[serde(flatten)]
+        target: WireRef<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        priority: Option<u8>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        weight: Option<u16>,
+    },
+    QueryStatus(WireRef<'a>),
+    ListQueries {
+        scope: ListScope,
         #[serde(skip_serializing_if = "Option::is_none")]
         request_id: Option<&'a RequestId>,
     },
@@ -43,6 +72,47 @@ enum WireMessage<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         timestamp: Option<&'a serde_json::Value>,
     },
+    #[serde(untagged)]
+    Other {
+        #[serde(rename = "type")]
+        name: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a RequestId>,
+    },
+}
+
+/// A stream by one of its names.
+#[derive(Serialize)]
+struct WireRef<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a RequestId>,
+}
+
+impl<'a> From<&'a StreamRef> for WireRef<'a> {
+    fn from(target: &'a StreamRef) -> Self {
+        match target {
+            StreamRef::Stream(stream) => Self {
+                stream_id: Some(stream.as_ref().map_or_else(Clone::clone, ToString::to_string)),
+                request_id: None,
+            },
+            StreamRef::Request(request_id) => Self {
+                stream_id: None,
+                request_id: Some(request_id),
+            },
+        }
+    }
+}
+
+/// A batch's number as clients write it: -1 for none.
+fn wire_number(number: Option<u64>) -> i64 {
+    number.map_or(-1, |number| i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Serialize)]
@@ -68,21 +138,62 @@ struct WireQuery<'a> {
     max_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<WindowRequest>,
+    #[serde(skip_serializing_if = "is_false")]
+    resumable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u16>,
+    #[serde(skip_serializing_if = "is_false")]
+    checksum: bool,
 }
 
 impl<'a> From<&'a ClientMessage> for WireMessage<'a> {
     fn from(message: &'a ClientMessage) -> Self {
         match message {
             ClientMessage::StreamQuery(query) => Self::StreamQuery(query.as_ref().into()),
-            ClientMessage::CancelQuery(cancel) => match &cancel.target {
-                StreamRef::Stream(stream) => Self::CancelQuery {
-                    stream_id: Some(stream.as_ref().map_or_else(Clone::clone, ToString::to_string)),
-                    request_id: None,
-                },
-                StreamRef::Request(request_id) => Self::CancelQuery {
-                    stream_id: None,
-                    request_id: Some(request_id),
-                },
+            ClientMessage::CancelQuery(cancel) => Self::CancelQuery((&cancel.target).into()),
+            ClientMessage::Ack(Ack {
+                target,
+                batch_number,
+                end,
+            }) => Self::Ack {
+                target: target.into(),
+                batch_number: wire_number(*batch_number),
+                end: *end,
+            },
+            ClientMessage::PauseQuery(target) => Self::PauseQuery(target.into()),
+            ClientMessage::UnpauseQuery(target) => Self::UnpauseQuery(target.into()),
+            ClientMessage::ResumeQuery(ResumeQuery {
+                resume_token,
+                last_batch,
+                window,
+                request_id,
+            }) => Self::ResumeQuery {
+                resume_token,
+                last_batch: wire_number(*last_batch),
+                window: *window,
+                request_id: request_id.as_ref(),
+            },
+            ClientMessage::SetPriority(SetPriority {
+                target,
+                priority,
+                weight,
+            }) => Self::SetPriority {
+                target: target.into(),
+                priority: *priority,
+                weight: *weight,
+            },
+            ClientMessage::QueryStatus(target) => Self::QueryStatus(target.into()),
+            ClientMessage::ListQueries(ListQueries { scope, request_id }) => Self::ListQueries {
+                scope: *scope,
+                request_id: request_id.as_ref(),
+            },
+            ClientMessage::Other { name, request_id } => Self::Other {
+                name,
+                request_id: request_id.as_ref(),
             },
             ClientMessage::Ping { timestamp } => Self::Ping {
                 timestamp: timestamp.as_deref(),
@@ -106,6 +217,11 @@ impl<'a> From<&'a StreamQuery> for WireQuery<'a> {
             max_rows,
             max_bytes,
             timeout_ms,
+            window,
+            resumable,
+            priority,
+            weight,
+            checksum,
         } = query;
         Self {
             query,
@@ -120,6 +236,11 @@ impl<'a> From<&'a StreamQuery> for WireQuery<'a> {
             max_rows: *max_rows,
             max_bytes: *max_bytes,
             timeout_ms: *timeout_ms,
+            window: *window,
+            resumable: *resumable,
+            priority: *priority,
+            weight: *weight,
+            checksum: *checksum,
         }
     }
 }
@@ -196,21 +317,39 @@ impl BatchEnvelope {
         Self { head: head.into() }
     }
 
-    /// Starts a batch message: the rows are to follow.
+    /// Starts a batch message: the rows are to follow, from the last byte on, which is their opening bracket.
     pub(crate) fn open(&self, batch_number: u64, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
         push_u64(batch_number, out);
         out.extend_from_slice(b",\"rows\":[");
     }
 
+    /// Closes the bracket behind the rows.
+    pub(crate) fn close_rows(out: &mut Vec<u8>) {
+        out.push(b']');
+    }
+
     /// Ends a batch message behind its rows.
-    pub(crate) fn close(row_count: u32, row_offset: u64, has_more: bool, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"],\"row_count\":");
+    pub(crate) fn close(row_count: u32, row_offset: u64, checksum: Option<u32>, has_more: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(b",\"row_count\":");
         push_u64(u64::from(row_count), out);
         out.extend_from_slice(b",\"row_offset\":");
         push_u64(row_offset, out);
+        if let Some(checksum) = checksum {
+            write!(out, ",\"checksum\":\"{checksum:08x}\"").expect("a Vec takes every byte");
+        }
         write!(out, ",\"has_more\":{has_more}}}").expect("a Vec takes every byte");
     }
+}
+
+/// A batch message that is sent once more: what it was, and a field that says so.
+pub(crate) fn replayed(message: &[u8]) -> Vec<u8> {
+    const SUFFIX: &[u8] = b",\"replay\":true}";
+    let body = message.strip_suffix(b"}").unwrap_or(message);
+    let mut out = Vec::with_capacity(body.len() + SUFFIX.len());
+    out.extend_from_slice(body);
+    out.extend_from_slice(SUFFIX);
+    out
 }
 
 fn push_u64(number: u64, out: &mut Vec<u8>) {
@@ -273,14 +412,55 @@ mod tests {
             max_rows: Some(3),
             max_bytes: Some(4),
             timeout_ms: Some(u64::MAX),
+            window: Some(WindowRequest {
+                batches: Some(5),
+                bytes: None,
+            }),
+            resumable: true,
+            priority: Some(0),
+            weight: Some(1),
+            checksum: true,
         })));
         for target in [
             StreamRef::Stream(Ok(StreamId::random())),
             StreamRef::Stream(Err("no id".into())),
             StreamRef::Request(7.into()),
         ] {
+            check_round_trip(ClientMessage::PauseQuery(target.clone()));
+            check_round_trip(ClientMessage::UnpauseQuery(target.clone()));
+            check_round_trip(ClientMessage::QueryStatus(target.clone()));
+            for (batch_number, end) in [(None, true), (Some(0), false), (Some(1 << 62), true)] {
+                check_round_trip(ClientMessage::Ack(Ack {
+                    target: target.clone(),
+                    batch_number,
+                    end,
+                }));
+            }
+            check_round_trip(ClientMessage::SetPriority(SetPriority {
+                target: target.clone(),
+                priority: Some(7),
+                weight: None,
+            }));
             check_round_trip(ClientMessage::CancelQuery(CancelQuery { target }));
         }
+        for (last_batch, window) in [(None, None), (Some(7), Some(WindowRequest::default()))] {
+            check_round_trip(ClientMessage::ResumeQuery(ResumeQuery {
+                resume_token: ResumeToken::from("token".to_owned()),
+                last_batch,
+                window,
+                request_id: Some("r".into()),
+            }));
+        }
+        for scope in [ListScope::Own, ListScope::All] {
+            check_round_trip(ClientMessage::ListQueries(ListQueries {
+                scope,
+                request_id: None,
+            }));
+        }
+        check_round_trip(ClientMessage::Other {
+            name: "chat".to_owned(),
+            request_id: Some(1.into()),
+        });
         for timestamp in [None, Some(Box::new(serde_json::json!({"a": [1]})))] {
             check_round_trip(ClientMessage::Ping { timestamp });
         }
@@ -309,7 +489,9 @@ mod tests {
             let mut out = Vec::new();
             envelope.open(u64::MAX, &mut out);
             out.extend_from_slice(b"[1],[2]");
-            BatchEnvelope::close(2, 98, false, &mut out);
+            BatchEnvelope::close_rows(&mut out);
+            BatchEnvelope::close(2, 98, Some(0x00c0_ffee), false, &mut out);
+            let again = String::from_utf8(replayed(&out)).unwrap();
             let text = String::from_utf8(out).unwrap();
             let Some(ServerMessage::QueryBatch(batch)) = decode_server_message(&text).unwrap() else {
                 panic!("not a batch: {text}");
@@ -319,6 +501,11 @@ mod tests {
             assert_eq!(batch.batch_number, u64::MAX);
             assert_eq!(batch.rows.get(), "[[1],[2]]");
             assert_eq!((batch.row_count, batch.row_offset, batch.has_more), (2, 98, false));
+            assert_eq!((batch.checksum.as_deref(), batch.replay), (Some("00c0ffee"), false));
+            let Some(ServerMessage::QueryBatch(again)) = decode_server_message(&again).unwrap() else {
+                panic!("not a batch: {again}");
+            };
+            assert!(again.replay && again.rows.get() == batch.rows.get());
         }
     }
 }

@@ -7,15 +7,19 @@
 mod close;
 mod decode;
 mod encode;
+mod integrity;
 mod message;
 #[cfg(test)]
 mod spec_test;
 
 pub use close::CloseCode;
-pub(crate) use decode::{decode_client_message, decode_server_message};
-pub(crate) use encode::{BatchEnvelope, encode_client_message, encode_message};
+pub(crate) use decode::{decode_client_message, decode_server_message, quoted};
+pub(crate) use encode::{BatchEnvelope, encode_client_message, encode_message, replayed};
+pub(crate) use integrity::{RowsDigest, checksum};
 pub use message::{
-    BatchMessage, CancelQuery, CancelledMessage, ClientMessage, ColumnsMessage, CompletedMessage, DataFormat,
-    ErrorMessage, Phase, PongMessage, ProgressDetail, ProgressMessage, QueuedMessage, ServerMessage, StartedMessage,
-    StreamQuery, StreamRef, TotalKind, TruncateReason,
+    Ack, BatchMessage, CancelQuery, CancelledMessage, ClientMessage, ColumnsMessage, CompletedMessage, DataFormat,
+    ErrorMessage, ListMessage, ListQueries, ListScope, Phase, PongMessage, ProgressDetail, ProgressMessage,
+    QueuedMessage, ResumeQuery, ResumedMessage, RetentionMessage, ServerMessage, SetPriority, StartedMessage,
+    StatusMessage, StreamNotice, StreamQuery, StreamRef, StreamState, TotalKind, TruncateReason, WindowMessage,
+    WindowRequest,
 };

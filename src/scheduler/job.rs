@@ -3,54 +3,53 @@
 //! Must not know the run queue, connections or sockets.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use super::live::{Stream, Urgency};
+use super::budget::Permit;
+use super::live::Stream;
+use super::outlet::{Note, NoteKind, Urgency};
 use crate::clock;
 use crate::engine::{CancelReason, Cursor, EngineError, EngineErrorKind, Step};
 use crate::error::ErrorCode;
+use crate::id::ResumeToken;
 use crate::protocol::{
-    BatchEnvelope, ColumnsMessage, DataFormat, ErrorMessage, ServerMessage, StartedMessage, TotalKind, TruncateReason,
-    encode_message,
+    BatchEnvelope, ColumnsMessage, DataFormat, ErrorMessage, RetentionMessage, RowsDigest, ServerMessage,
+    StartedMessage, TotalKind, TruncateReason, checksum, encode_message,
 };
 use crate::rows::{BatchLimits, FlushSink, Int64Encoding, RowFormat, RowShape, RowWriter, Schema};
-use crate::stream::QueryStreamStatus;
+use crate::stream::{Item, QueryStreamStatus};
 
 /// What goes through a stream's channel, in the order it is to be sent.
-#[derive(Debug)]
-pub(crate) enum StreamEvent {
-    /// A message that is no batch and no terminator, encoded.
-    Message(Vec<u8>),
-    /// A batch.
-    Batch(EncodedBatch),
-    /// The terminator's contents; always the last.
-    End(StreamEnd),
-}
+pub(crate) type StreamEvent = Item<Arc<EncodedBatch>, Note, StreamEnd>;
 
 /// How many messages besides batches a stream ever puts into its channel: queued, started, columns, terminator.
 pub(super) const OTHER_EVENTS_MAX: usize = 4;
 
-/// A whole `query_batch` message, ready for the socket. It counts as held by its stream until it is dropped, wherever that
-/// happens; its buffer is used again then.
+/// A whole `query_batch` message, ready for the socket. It counts as held until it is dropped, wherever that happens; its buffer is
+/// used again then.
 #[derive(Debug)]
 pub(crate) struct EncodedBatch {
-    stream: Arc<Stream>,
+    // Weak: the stream retains batches.
+    stream: Weak<Stream>,
     rows: u32,
     message: Vec<u8>,
+    permit: Permit,
 }
 
 impl EncodedBatch {
-    fn new(stream: &Arc<Stream>, rows: u32, message: Vec<u8>) -> Self {
-        stream.batch_made(rows, message.capacity());
-        Self {
-            stream: Arc::clone(stream),
+    fn new(stream: &Arc<Stream>, rows: u32, message: Vec<u8>) -> Arc<Self> {
+        let bytes = message.capacity();
+        stream.batch_made(rows, bytes);
+        Arc::new(Self {
+            stream: Arc::downgrade(stream),
             rows,
             message,
-        }
+            permit: stream.account.hold(bytes),
+        })
     }
 
     /// How many rows it has.
@@ -66,18 +65,18 @@ impl EncodedBatch {
 
 impl Drop for EncodedBatch {
     fn drop(&mut self) {
-        let message = std::mem::take(&mut self.message);
-        let held_bytes = message.capacity();
-        self.stream.core.buffers.put(message);
-        self.stream.batch_gone(held_bytes);
+        if let Some(stream) = self.stream.upgrade() {
+            stream.core.buffers.put(std::mem::take(&mut self.message));
+            stream.batch_gone(self.permit.bytes());
+        }
     }
 }
 
 /// Why a stream is over.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum StreamEnd {
     /// All rows are out.
-    Completed(Timings, Option<TruncateReason>),
+    Completed(Box<Completion>),
     /// Somebody stopped it; the engine has returned.
     Cancelled { reason: CancelReason, latency: Duration },
     /// The engine or the server failed.
@@ -87,11 +86,19 @@ pub(crate) enum StreamEnd {
 impl StreamEnd {
     pub(crate) fn status(&self) -> QueryStreamStatus {
         match self {
-            Self::Completed(..) => QueryStreamStatus::Completed,
+            Self::Completed(_) => QueryStreamStatus::Completed,
             Self::Cancelled { .. } => QueryStreamStatus::Cancelled,
             Self::Failed(_) => QueryStreamStatus::Failed,
         }
     }
+}
+
+/// The end of a whole result.
+#[derive(Debug, Clone)]
+pub(crate) struct Completion {
+    pub(crate) timings: Timings,
+    pub(crate) truncated: Option<TruncateReason>,
+    pub(crate) digest: Option<String>,
 }
 
 /// Where the time went.
@@ -130,6 +137,7 @@ pub(crate) struct BatchRules {
     pub(crate) bytes_max: Option<u64>,
     pub(crate) first_interval: Duration,
     pub(crate) interval: Duration,
+    pub(crate) checksum: bool,
 }
 
 /// A stream's work. Owned by one thread at a time.
@@ -143,12 +151,17 @@ pub(super) struct Job {
     parked_at: Option<Instant>,
     engine_time: Duration,
     stall_time: Duration,
-    /// Bytes the stream may still encode in its round.
-    pub(super) deficit: i64,
+    /// Given out with `query_started`.
+    token: Option<ResumeToken>,
 }
 
 impl Job {
-    pub(super) fn new(stream: &Arc<Stream>, rules: BatchRules, channel: Sender<StreamEvent>) -> Self {
+    pub(super) fn new(
+        stream: &Arc<Stream>,
+        rules: BatchRules,
+        channel: Sender<StreamEvent>,
+        token: Option<ResumeToken>,
+    ) -> Self {
         Self {
             cursor: None,
             writer: None,
@@ -161,13 +174,14 @@ impl Job {
                 row_offset: 0,
                 row_bytes: 0,
                 first_row: None,
+                digest: rules.checksum.then(RowsDigest::default),
             })),
             started: false,
             estimate_asked: false,
             parked_at: None,
             engine_time: Duration::ZERO,
             stall_time: Duration::ZERO,
-            deficit: 0,
+            token,
         }
     }
 
@@ -213,7 +227,11 @@ impl Job {
                 ErrorCode::ShuttingDown,
                 "the server went away before the query was started",
             )),
-            CancelReason::Client | CancelReason::Disconnect | CancelReason::Admin => None,
+            CancelReason::Client
+            | CancelReason::Disconnect
+            | CancelReason::Admin
+            | CancelReason::Expired
+            | CancelReason::SlowClient => None,
         };
         match refused {
             Some((code, message)) if !self.started => StreamEnd::Failed(Box::new(ErrorMessage::new(code, message))),
@@ -227,12 +245,12 @@ impl Job {
     }
 
     pub(super) fn send_end(&mut self, end: StreamEnd) {
-        self.producer.lock().send(StreamEvent::End(end));
+        self.producer.lock().send(Item::End(end));
     }
 
     /// Sends a message that stands before the first turn.
-    pub(super) fn send_message(&mut self, message: &ServerMessage) {
-        self.producer.lock().send_message(message);
+    pub(super) fn send_message(&mut self, kind: NoteKind, message: &ServerMessage) {
+        self.producer.lock().send_message(kind, message);
     }
 
     fn open(&mut self, stream: &Arc<Stream>) -> Result<(), StreamEnd> {
@@ -253,18 +271,24 @@ impl Job {
         writer.set_sink(Some(Box::new(DueBatches(Arc::clone(&self.producer)))));
         self.writer = Some(writer);
         self.started = true;
-        self.producer
-            .lock()
-            .send_message(&ServerMessage::QueryStarted(Box::new(StartedMessage {
-                stream_id: stream.id,
-                query: stream.plan.spec.sql.clone(),
-                estimated_rows: None,
-                request_id: stream.request_id.clone(),
-                columns,
-                total_kind: TotalKind::None,
-                format: DataFormat::Json,
-                row_format: rules.row_format,
-            })));
+        let retention = self.token.is_some().then_some(RetentionMessage {
+            bytes: stream.core.config.retention_bytes,
+            seconds: stream.core.config.retention.as_secs(),
+        });
+        let message = ServerMessage::QueryStarted(Box::new(StartedMessage {
+            stream_id: stream.id,
+            query: stream.plan.spec.sql.clone(),
+            estimated_rows: None,
+            request_id: stream.request_id.clone(),
+            columns,
+            total_kind: TotalKind::None,
+            format: DataFormat::Json,
+            row_format: rules.row_format,
+            window: stream.window(),
+            resume_token: self.token.take(),
+            retention,
+        }));
+        self.producer.lock().send_message(NoteKind::Started, &message);
         // Not before: a progress message that says so must find `query_started` in front of it.
         stream.set_status(QueryStreamStatus::Executing);
         Ok(())
@@ -342,7 +366,12 @@ impl Job {
             engine: self.engine_time,
             stall: self.stall_time,
         };
-        StreamEnd::Completed(timings, truncated)
+        let digest = self.producer.lock().digest.as_ref().map(RowsDigest::hex);
+        StreamEnd::Completed(Box::new(Completion {
+            timings,
+            truncated,
+            digest,
+        }))
     }
 
     /// Puts the batch into the channel, if it has rows; returns its bytes.
@@ -386,11 +415,14 @@ impl Job {
             renewed.set_sink(Some(Box::new(DueBatches(Arc::clone(&self.producer)))));
             *writer = renewed;
         }
-        self.send_message(&ServerMessage::QueryColumns(ColumnsMessage {
-            stream_id: stream.id,
-            request_id: stream.request_id.clone(),
-            columns,
-        }));
+        self.send_message(
+            NoteKind::Columns,
+            &ServerMessage::QueryColumns(ColumnsMessage {
+                stream_id: stream.id,
+                request_id: stream.request_id.clone(),
+                columns,
+            }),
+        );
         TurnEnd::Again(0)
     }
 
@@ -445,6 +477,7 @@ struct Producer {
     row_bytes: u64,
     /// From acceptance until the first batch with a row was closed.
     first_row: Option<Duration>,
+    digest: Option<RowsDigest>,
 }
 
 impl Producer {
@@ -492,29 +525,34 @@ impl Producer {
         }
         self.first_row
             .get_or_insert_with(|| now.saturating_duration_since(self.stream.accepted_at));
-        BatchEnvelope::close(batch.rows, self.row_offset, has_more, &mut batch.buffer);
+        BatchEnvelope::close_rows(&mut batch.buffer);
+        let checksum = self.digest.as_mut().map(|digest| {
+            // The rows are the last bytes: with their separators, the brackets around them.
+            let rows = &batch.buffer[batch.buffer.len() - batch.row_bytes - 2..];
+            digest.add(rows);
+            checksum(rows)
+        });
+        BatchEnvelope::close(batch.rows, self.row_offset, checksum, has_more, &mut batch.buffer);
         self.next_batch += 1;
         self.row_offset += u64::from(batch.rows);
         self.row_bytes += batch.row_bytes as u64;
         let bytes = batch.buffer.len();
         self.stream.set_status(QueryStreamStatus::Streaming);
-        self.send(StreamEvent::Batch(EncodedBatch::new(
-            &self.stream,
-            batch.rows,
-            batch.buffer,
-        )));
+        self.stream.announce(bytes, now);
+        self.send(Item::Batch(EncodedBatch::new(&self.stream, batch.rows, batch.buffer)));
         if let Some(urgency) = urgency {
-            self.stream.sink.notify(urgency, bytes);
+            self.stream.notify(urgency, bytes);
         }
         bytes
     }
 
-    fn send_message(&self, message: &ServerMessage) {
+    fn send_message(&self, kind: NoteKind, message: &ServerMessage) {
         let mut encoded = Vec::with_capacity(256);
         encode_message(message, &mut encoded);
         let bytes = encoded.len();
-        self.send(StreamEvent::Message(encoded));
-        self.stream.sink.notify(Urgency::Soon, bytes);
+        let message = encoded;
+        self.send(Item::Message(Note { kind, message }));
+        self.stream.notify(Urgency::Soon, bytes);
     }
 
     /// There is always room: batches are made only where `has_room` said so, and the channel holds all other events besides.

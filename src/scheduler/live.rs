@@ -1,41 +1,27 @@
 //! One live stream, as everybody but its worker sees it: what was asked, how it stands, and the ways to wake or stop it.
 //!
-//! Must not know connections: it reports through a [`StreamSink`].
+//! Its end that faces the client is in the [outlet](super::outlet). Must not know connections.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::Core;
+use super::budget::Account;
+use super::fair::{Rank, Ticket};
 use super::job::{Job, StreamEnd};
+use super::outlet::{Outlet, Urgency};
+use super::queue::{GroupKey, Place};
 use super::timekeeper::{Alarm, AlarmGuard};
+use super::{Core, Origin};
 use crate::clock;
 use crate::engine::{CancelReason, CancelToken, Engine, Estimate, QuerySpec, Total};
-use crate::id::{RequestId, StreamId};
+use crate::id::{Principal, RequestId, StreamId};
 use crate::protocol::{Phase, TotalKind};
 use crate::stream::{QueryStreamStatus, Sample, Turn};
-
-/// How soon the other end should look at a stream's channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Urgency {
-    /// Somebody waits for just this: a first batch, a terminator.
-    Now,
-    /// Within a few milliseconds, together with whatever else comes until then.
-    Soon,
-}
-
-/// Whoever takes a stream's messages out of its channel. Nothing here may block.
-pub(crate) trait StreamSink: Send + Sync {
-    /// Something of `bytes` bytes has been put into the channel.
-    fn notify(&self, urgency: Urgency, bytes: usize);
-
-    /// A progress message is due.
-    fn progress_due(&self);
-}
 
 /// What was asked for, with the server's defaults filled in.
 #[derive(Debug, Clone)]
@@ -57,8 +43,8 @@ struct Rest {
 struct Counters {
     status: AtomicU8,
     rows_read: AtomicU64,
-    batches_queued: AtomicUsize,
-    bytes_queued: AtomicUsize,
+    batches_held: AtomicUsize,
+    bytes_held: AtomicUsize,
     rows_sent: AtomicU64,
     bytes_sent: AtomicU64,
     batches_sent: AtomicU64,
@@ -74,8 +60,17 @@ pub(crate) struct Stream {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) accepted_at: Instant,
     pub(crate) cancel: CancelToken,
+    pub(crate) principal: Principal,
     pub(super) core: Arc<Core>,
-    pub(super) sink: Arc<dyn StreamSink>,
+    /// What its batches are counted for: the connection that asked for it.
+    pub(super) account: Arc<Account>,
+    pub(super) outlet: Mutex<Outlet>,
+    has_window: bool,
+    group: GroupKey,
+    priority: AtomicU8,
+    weight: AtomicU16,
+    /// What it had of the workers so far.
+    ticket: Mutex<Ticket>,
     cancelled_at: OnceLock<Instant>,
     rest: Mutex<Rest>,
     counters: Counters,
@@ -96,22 +91,35 @@ impl fmt::Debug for Stream {
 
 impl Stream {
     pub(super) fn new(
-        id: StreamId,
         request_id: Option<RequestId>,
         plan: StreamPlan,
         engine: Arc<dyn Engine>,
         core: Arc<Core>,
-        sink: Arc<dyn StreamSink>,
+        origin: Origin,
+        rank: Rank,
+        outlet: Outlet,
     ) -> Self {
+        let Origin {
+            principal,
+            connection,
+            account,
+        } = origin;
         Self {
-            id,
+            id: StreamId::random(),
             request_id,
             plan,
             engine,
             accepted_at: clock::now(),
             cancel: CancelToken::new(),
+            principal,
             core,
-            sink,
+            account,
+            has_window: outlet.delivery.window().limits().is_some(),
+            outlet: Mutex::new(outlet),
+            group: connection.number(),
+            priority: AtomicU8::new(rank.priority),
+            weight: AtomicU16::new(rank.weight),
+            ticket: Mutex::new(Ticket::default()),
             cancelled_at: OnceLock::new(),
             rest: Mutex::new(Rest {
                 turn: Turn::Waiting,
@@ -126,12 +134,10 @@ impl Stream {
 
     /// Puts the stream into the run queue for the first time.
     pub(super) fn launch(self: &Arc<Self>, job: Box<Job>) {
-        let next = self.next_alarm(self.accepted_at);
-        let alarm = StreamAlarm(Arc::downgrade(self));
-        let guard = self.core.timekeeper.set(next, Arc::new(alarm));
-        *self.alarm.lock() = Some(guard);
+        self.outlet().progress_at = self.plan.progress_interval.map(|interval| self.accepted_at + interval);
+        self.arm(self.accepted_at);
         self.rest.lock().job = Some(job);
-        self.core.queue.push_fresh(Arc::clone(self));
+        self.core.queue.push_fresh(Arc::clone(self), self.place());
     }
 
     /// A worker takes the job; `None` where the stream has ended while it waited.
@@ -140,9 +146,14 @@ impl Stream {
         if rest.turn.start() { rest.job.take() } else { None }
     }
 
-    /// The worker found no room: the job sleeps here until [`wake`](Self::wake). Gives it back where room was made meanwhile.
+    /// The worker found no room: the job sleeps here until [`wake`](Self::wake). Gives it back where room was made meanwhile, or the
+    /// stream was cancelled.
     pub(super) fn park(&self, job: Box<Job>) -> Option<Box<Job>> {
         let mut rest = self.rest.lock();
+        // A cancel that came while the worker had the job has left it to the worker.
+        if self.cancel.is_cancelled() {
+            return Some(job);
+        }
         // Before the lock is let go, so that a wake that follows cannot be overwritten.
         self.set_status(QueryStreamStatus::WaitingClient);
         if rest.turn.park() {
@@ -160,18 +171,11 @@ impl Stream {
         rest.job = Some(job);
     }
 
-    /// The worker leaves the stream for now: what is in the channel has no company to wait for.
-    pub(super) fn nothing_follows(&self) {
-        if self.batches_queued() > 0 {
-            self.sink.notify(Urgency::Now, 0);
-        }
-    }
-
     /// There is room again: a parked stream goes into the run queue. Never blocks.
     pub(crate) fn wake(self: &Arc<Self>) {
         let woken = self.rest.lock().turn.wake();
         if woken {
-            self.core.queue.push_known(Arc::clone(self));
+            self.core.queue.push_known(Arc::clone(self), self.place());
         }
     }
 
@@ -196,26 +200,32 @@ impl Stream {
                 self.core.queue.note_stale(|stream| !stream.status().is_terminal());
             }
             self.core.close_elsewhere(Arc::clone(self), job);
+        } else if self.status().is_terminal() {
+            let latency = Duration::ZERO;
+            self.cut_tail(StreamEnd::Cancelled { reason, latency });
         }
     }
 
-    /// Ends the stream: closes the cursor, takes it out of the registry, and sends the terminator.
+    /// Ends the stream's engine side: closes the cursor, counts the outcome, and sends the terminator.
     pub(super) fn finish(self: &Arc<Self>, mut job: Box<Job>, end: impl FnOnce(&Job) -> StreamEnd) {
         let cursor = job.take_cursor();
         if catch_unwind(AssertUnwindSafe(|| drop(cursor))).is_err() {
             log::error!("stream {}: the engine panicked while closing its cursor", self.id);
         }
         let end = end(&job);
+        let status = end.status();
         self.rest.lock().turn.end();
-        self.set_status(end.status());
+        self.set_status(status);
         self.estimate_cancel.cancel(CancelReason::Admin);
-        let alarm = self.alarm.lock().take();
-        drop(alarm);
-        self.core.registry.remove(self.id, end.status());
-        log::debug!("stream {}: {:?}", self.id, end.status());
+        if status == QueryStreamStatus::Cancelled {
+            self.drop_pending();
+        }
+        self.core.registry.ended(self.id, status);
+        log::debug!("stream {}: {status:?}", self.id);
         job.send_end(end);
         drop(job);
-        self.sink.notify(Urgency::Now, 0);
+        self.notify(Urgency::Now, 0);
+        self.settle();
     }
 
     /// When the stream was cancelled, if it was.
@@ -235,9 +245,64 @@ impl Stream {
         }
     }
 
-    fn next_alarm(&self, now: Instant) -> Instant {
-        let progress = self.plan.progress_interval.map(|interval| now + interval);
-        progress.map_or(self.plan.deadline, |at| at.min(self.plan.deadline))
+    /// Sets the stream's alarm anew.
+    pub(super) fn arm(self: &Arc<Self>, now: Instant) {
+        let Some(next) = self.next_alarm(now) else {
+            return self.disarm();
+        };
+        let alarm = StreamAlarm(Arc::downgrade(self));
+        let guard = self.core.timekeeper.set(next, Arc::new(alarm));
+        let before = self.alarm.lock().replace(guard);
+        drop(before);
+    }
+
+    pub(super) fn disarm(&self) {
+        let guard = self.alarm.lock().take();
+        drop(guard);
+    }
+
+    fn next_alarm(&self, now: Instant) -> Option<Instant> {
+        let is_running = !self.status().is_terminal();
+        let deadline = (is_running && !self.cancel.is_cancelled()).then_some(self.plan.deadline);
+        let progress = if is_running { self.outlet().progress_at } else { None };
+        [deadline, progress, self.next_outlet_alarm(now)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Its place in the run queue.
+    pub(super) fn place(&self) -> Place {
+        Place {
+            group: self.group,
+            rank: self.rank(),
+            ticket: *self.ticket.lock(),
+        }
+    }
+
+    /// A turn is over in which so many bytes were encoded. True where others wait for theirs.
+    pub(super) fn turn_over(&self, ticket: Ticket, bytes: usize) -> bool {
+        let mut place = Place { ticket, ..self.place() };
+        let others_wait = self.core.queue.served(&mut place, bytes);
+        *self.ticket.lock() = place.ticket;
+        others_wait
+    }
+
+    pub(crate) fn rank(&self) -> Rank {
+        Rank {
+            priority: self.priority.load(Ordering::Relaxed),
+            weight: self.weight.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Makes the stream more or less urgent from its next turn on.
+    pub(crate) fn set_rank(&self, priority: Option<u8>, weight: Option<u16>) {
+        if let Some(priority) = priority {
+            self.priority.store(priority, Ordering::Relaxed);
+        }
+        if let Some(weight) = weight {
+            self.weight.store(weight, Ordering::Relaxed);
+        }
     }
 }
 
@@ -247,28 +312,44 @@ impl Stream {
         QueryStreamStatus::from_number(self.counters.status.load(Ordering::Relaxed))
     }
 
+    /// What clients are told: the status, and whether the client has paused it.
+    pub(crate) fn state(&self) -> QueryStreamStatus {
+        let status = self.status();
+        if !status.is_terminal() && self.figures().is_paused {
+            return QueryStreamStatus::Paused;
+        }
+        status
+    }
+
     pub(super) fn set_status(&self, status: QueryStreamStatus) {
         self.counters.status.store(status as u8, Ordering::Relaxed);
     }
 
     /// A batch has been made, and takes this much memory until it is [gone](Self::batch_gone).
     pub(super) fn batch_made(&self, rows: u32, bytes: usize) {
-        self.core.bytes_held.fetch_add(bytes, Ordering::Relaxed);
         self.counters.rows_read.fetch_add(u64::from(rows), Ordering::Relaxed);
-        self.counters.bytes_queued.fetch_add(bytes, Ordering::AcqRel);
-        self.counters.batches_queued.fetch_add(1, Ordering::AcqRel);
+        self.counters.bytes_held.fetch_add(bytes, Ordering::AcqRel);
+        self.counters.batches_held.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A batch has been handed to the socket, or nobody wants it any more. Wakes the stream once half of its share is free
-    /// again: waking it for every batch would cost a thread switch each.
+    /// A batch has been let go. Without a window, wakes the stream once half of its share is free again: waking it for every
+    /// batch would cost a thread switch each.
     pub(super) fn batch_gone(self: &Arc<Self>, held_bytes: usize) {
-        self.core.bytes_held.fetch_sub(held_bytes, Ordering::Relaxed);
-        let bytes = self.counters.bytes_queued.fetch_sub(held_bytes, Ordering::AcqRel) - held_bytes;
-        let batches = self.counters.batches_queued.fetch_sub(1, Ordering::AcqRel) - 1;
-        let share = self.core.share_bytes();
-        if batches == 0 || (bytes <= share / 2 && batches <= self.core.config.channel_buffer_size / 2) {
+        let bytes = self.counters.bytes_held.fetch_sub(held_bytes, Ordering::AcqRel) - held_bytes;
+        let batches = self.counters.batches_held.fetch_sub(1, Ordering::AcqRel) - 1;
+        let is_half_free =
+            || bytes <= self.core.share_bytes() / 2 && batches <= self.core.config.channel_buffer_size / 2;
+        if batches == 0 || (!self.has_window && is_half_free()) {
             self.wake();
         }
+    }
+
+    /// Batches held in memory, and their bytes.
+    pub(super) fn held(&self) -> (usize, usize) {
+        (
+            self.counters.batches_held.load(Ordering::Acquire),
+            self.counters.bytes_held.load(Ordering::Acquire),
+        )
     }
 
     /// Counts a batch as sent.
@@ -278,14 +359,6 @@ impl Stream {
             .bytes_sent
             .fetch_add(message_bytes as u64, Ordering::Relaxed);
         self.counters.batches_sent.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Whether another batch may be made: there is always room for one.
-    pub(super) fn has_room(&self) -> bool {
-        let batches = self.counters.batches_queued.load(Ordering::Acquire);
-        batches == 0
-            || (batches < self.core.config.channel_buffer_size
-                && self.counters.bytes_queued.load(Ordering::Acquire) < self.core.share_bytes())
     }
 
     pub(super) fn set_work_done(&self, units: u64) {
@@ -310,9 +383,9 @@ impl Stream {
         self.counters.batches_sent.load(Ordering::Relaxed)
     }
 
-    /// Batches made and not yet handed to the socket.
-    pub(crate) fn batches_queued(&self) -> usize {
-        self.counters.batches_queued.load(Ordering::Relaxed)
+    /// Memory of the batches that are held.
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.counters.bytes_held.load(Ordering::Relaxed)
     }
 
     /// The result's rows, where they are known, and how.
@@ -339,7 +412,8 @@ impl Stream {
 
     /// What the stream is doing, for clients.
     pub(crate) fn phase(&self) -> Phase {
-        match self.status() {
+        match self.state() {
+            QueryStreamStatus::Paused => Phase::Paused,
             QueryStreamStatus::Queued => Phase::Queued,
             QueryStreamStatus::Executing => Phase::Executing,
             QueryStreamStatus::WaitingClient => Phase::WaitingClient,
@@ -351,19 +425,22 @@ impl Stream {
     }
 }
 
-/// Rings for a stream's deadline and for its progress.
+/// Rings for a stream's deadline, its progress, and its client's absence.
 struct StreamAlarm(Weak<Stream>);
 
 impl Alarm for StreamAlarm {
     fn ring(&self, now: Instant) -> Option<Instant> {
-        let stream = self.0.upgrade().filter(|stream| !stream.status().is_terminal())?;
-        if now >= stream.plan.deadline {
-            stream.cancel(CancelReason::Timeout);
+        let stream = self.0.upgrade()?;
+        if !stream.status().is_terminal() {
+            if now >= stream.plan.deadline && !stream.cancel.is_cancelled() {
+                stream.cancel(CancelReason::Timeout);
+            } else {
+                stream.progress_due(now);
+            }
+        }
+        if stream.check_client(now) {
             return None;
         }
-        if stream.plan.progress_interval.is_some() {
-            stream.sink.progress_due();
-        }
-        Some(stream.next_alarm(now))
+        stream.next_alarm(now)
     }
 }

@@ -4,38 +4,47 @@
 //! A stream whose channel is full is parked: its cursor sleeps inside it and costs no worker. Whoever takes a batch out wakes
 //! it. Must not know connections or sockets.
 
+mod budget;
 mod buffers;
+mod fair;
 mod job;
 mod live;
+mod outlet;
 mod queue;
 mod timekeeper;
 mod worker;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
-pub(crate) use job::{EncodedBatch, StreamEnd, StreamEvent, Timings};
-pub(crate) use live::{Stream, StreamSink, Urgency};
+pub(crate) use budget::{Account, Permit};
+pub(crate) use fair::{FairQueue, PRIORITY_MAX, Rank, Ticket, WEIGHT_MAX};
+pub(crate) use job::{Completion, EncodedBatch, StreamEnd, Timings};
+pub(crate) use live::Stream;
+pub(crate) use outlet::{Resumed, StreamSink, Urgency};
 pub(crate) use timekeeper::{Alarm, AlarmGuard, Timekeeper};
 
+use budget::Budget;
 use buffers::Buffers;
+use fair::{PRIORITY_DEFAULT, WEIGHT_DEFAULT};
 use job::{BatchRules, Job};
 use live::StreamPlan;
+use outlet::{NoteKind, Outlet};
 use queue::RunQueue;
 
 use crate::clock;
 use crate::engine::{CancelReason, Engine, QuerySpec};
 use crate::error::ErrorCode;
-use crate::id::StreamId;
-use crate::protocol::{ErrorMessage, QueuedMessage, ServerMessage, StreamQuery};
-use crate::stream::{Registry, RegistryStatistics, StreamingConfig};
+use crate::id::{ConnectionId, Epoch, Principal, ResumeToken, StreamId, TokenHash};
+use crate::protocol::{ErrorMessage, QueuedMessage, ResumeQuery, ServerMessage, StreamQuery, WindowRequest};
+use crate::stream::{Registry, RegistryStatistics, StreamingConfig, WindowLimits};
 use crate::thread::{STACK_BYTES_CONNECTION, STACK_BYTES_WORKER, spawn_named};
 
 /// Estimates that wait for a worker. When full, further streams go without a total.
@@ -43,9 +52,6 @@ const ASIDES_MAX: usize = 256;
 
 /// Jobs that wait for the closer. When full, whoever cancels closes the cursor itself.
 const CLOSING_MAX: usize = 1024;
-
-/// Streams that wait for their first turn. When full, `QUEUE_FULL`.
-const FIRST_TURNS_MAX: usize = 4096;
 
 /// A stream that was stopped at rest, with its job: for the closer.
 type Resting = (Arc<Stream>, Box<Job>);
@@ -57,24 +63,41 @@ struct Core {
     queue: RunQueue<Arc<Stream>, Weak<Stream>>,
     registry: Registry<Stream>,
     buffers: Buffers,
-    /// Memory of all batches that are made and not yet with a socket.
-    bytes_held: AtomicUsize,
+    budget: Arc<Budget>,
+    epoch: Epoch,
     timekeeper: Timekeeper,
     closing: Mutex<Option<Sender<Resting>>>,
 }
 
+/// A connection, as its streams know it.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    principal: Principal,
+    connection: ConnectionId,
+    account: Arc<Account>,
+}
+
+impl Origin {
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// What is held for the connection.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+}
+
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job")
-            .field("deficit", &self.deficit)
-            .finish_non_exhaustive()
+        f.debug_struct("Job").finish_non_exhaustive()
     }
 }
 
 impl Core {
     /// What one stream may have waiting in its channel: an even share of the whole.
     fn share_bytes(&self) -> usize {
-        let even = self.config.buffer_bytes / self.registry.len().max(1);
+        let even = self.config.buffer_bytes / self.registry.n_running().max(1);
         even.min(self.config.stream_buffer_bytes_max)
     }
 
@@ -122,6 +145,7 @@ impl fmt::Debug for NamedEngine {
 pub(crate) struct Accepted {
     pub(crate) stream: Arc<Stream>,
     job: Box<Job>,
+    token: Option<TokenHash>,
 }
 
 impl Scheduler {
@@ -131,13 +155,15 @@ impl Scheduler {
     /// Where the system has too few threads to give; those already started are stopped again.
     pub(crate) fn start(engines: Vec<NamedEngine>, config: StreamingConfig, n_workers: usize) -> io::Result<Self> {
         let (closing, to_close) = bounded(CLOSING_MAX);
+        let budget = Budget::new(config.held_bytes_max);
         let scheduler = Self {
             core: Arc::new(Core {
                 config,
                 queue: RunQueue::new(ASIDES_MAX),
                 registry: Registry::new(),
                 buffers: Buffers::default(),
-                bytes_held: AtomicUsize::new(0),
+                budget,
+                epoch: Epoch::random(),
                 timekeeper: Timekeeper::start()?,
                 closing: Mutex::new(Some(closing)),
             }),
@@ -175,15 +201,26 @@ impl Scheduler {
         }
     }
 
-    /// Accepts a query. Its messages will come out of the channel returned, announced to `sink`. Nothing runs until [`launch`](Self::launch).
+    /// A connection, as streams know it.
+    pub(crate) fn origin(&self, connection: ConnectionId, principal: Principal) -> Origin {
+        Origin {
+            principal,
+            connection,
+            account: Account::new(&self.core.budget, self.core.config.connection_held_bytes_max),
+        }
+    }
+
+    /// Accepts a query. What there is to [take](Stream::take) of it will be announced to `sink`. Nothing runs until
+    /// [`launch`](Self::launch).
     ///
     /// # Errors
     /// `SHUTTING_DOWN`, `QUEUE_FULL`, or `BAD_MESSAGE` for an engine that this server does not have.
     pub(crate) fn accept(
         &self,
         query: StreamQuery,
+        origin: &Origin,
         sink: Arc<dyn StreamSink>,
-    ) -> Result<(Accepted, Receiver<StreamEvent>), Box<ErrorMessage>> {
+    ) -> Result<Accepted, Box<ErrorMessage>> {
         let StreamQuery {
             query: sql,
             batch_size,
@@ -197,27 +234,29 @@ impl Scheduler {
             max_rows,
             max_bytes,
             timeout_ms,
+            window,
+            resumable,
+            priority,
+            weight,
+            checksum,
         } = query;
-        if !self.accepting.load(Ordering::Acquire) {
-            return Err(Box::new(ErrorMessage::new(
-                ErrorCode::ShuttingDown,
-                "the server is going away",
-            )));
-        }
-        if self.core.queue.wait_ahead().is_some_and(|n| n >= FIRST_TURNS_MAX) {
-            let message = format!("{FIRST_TURNS_MAX} queries already wait for a worker");
+        self.check_accepting()?;
+        let config = &self.core.config;
+        let waiting_max = config.queries_waiting_max;
+        if self.core.queue.wait_ahead().is_some_and(|n| n >= waiting_max) {
+            let message = format!("{waiting_max} queries already wait for a worker");
             return Err(Box::new(ErrorMessage::new(ErrorCode::QueueFull, message)));
         }
         let NamedEngine { name, engine } = self.engine(engine.as_deref())?.clone();
-        let config = &self.core.config;
         let timeout = timeout_ms.map_or(config.max_query_duration, |ms| {
             Duration::from_millis(ms).min(config.max_query_duration)
         });
         let progress_interval = progress_interval_ms.map_or(config.progress_interval, Duration::from_millis);
+        let now = clock::now();
         let plan = StreamPlan {
             spec: QuerySpec::new(sql).with_params(params),
             engine_name: name,
-            deadline: clock::now() + timeout,
+            deadline: now + timeout,
             progress_interval: (!progress_interval.is_zero()).then_some(progress_interval),
         };
         let rules = BatchRules {
@@ -231,30 +270,122 @@ impl Scheduler {
             bytes_max: max_bytes,
             first_interval: config.first_batch_interval,
             interval: config.batch_interval,
+            checksum,
+        };
+        let rank = Rank {
+            priority: priority.unwrap_or(PRIORITY_DEFAULT),
+            weight: weight.unwrap_or(WEIGHT_DEFAULT),
         };
         let (channel, events) = bounded(config.channel_buffer_size + job::OTHER_EVENTS_MAX);
-        let id = StreamId::random();
-        let stream = Arc::new(Stream::new(id, request_id, plan, engine, Arc::clone(&self.core), sink));
-        let job = Box::new(Job::new(&stream, rules, channel));
-        Ok((Accepted { stream, job }, events))
+        let limits = match window {
+            None if !resumable => None,
+            window => Some(self.window_limits(window.unwrap_or_default())),
+        };
+        let outlet = Outlet::new(limits, resumable, events, sink, origin.connection, now);
+        let stream = Arc::new(Stream::new(
+            request_id,
+            plan,
+            engine,
+            Arc::clone(&self.core),
+            origin.clone(),
+            rank,
+            outlet,
+        ));
+        let token = resumable.then(|| ResumeToken::random(self.core.epoch));
+        let hash = token.as_ref().map(ResumeToken::hash);
+        let job = Box::new(Job::new(&stream, rules, channel, token));
+        Ok(Accepted {
+            stream,
+            job,
+            token: hash,
+        })
     }
 
     /// Lets an accepted stream run. Tells it to wait, with its position, where no worker is free.
     pub(crate) fn launch(&self, accepted: Accepted) {
-        let Accepted { stream, mut job } = accepted;
-        self.core.registry.insert(stream.id, Arc::clone(&stream));
+        let Accepted { stream, mut job, token } = accepted;
+        self.core.registry.insert(stream.id, Arc::clone(&stream), token);
         if let Some(n_ahead) = self.core.queue.wait_ahead() {
-            job.send_message(&ServerMessage::QueryQueued(QueuedMessage {
+            let message = ServerMessage::QueryQueued(QueuedMessage {
                 stream_id: stream.id,
                 request_id: stream.request_id.clone(),
                 position: n_ahead as u64 + 1,
-            }));
+            });
+            job.send_message(NoteKind::Queued, &message);
         }
         log::debug!("stream {}: accepted for engine {}", stream.id, stream.plan.engine_name);
         stream.launch(job);
         // A stop that came between `accept` and `launch` has not seen this stream.
         if !self.accepting.load(Ordering::Acquire) {
             stream.cancel(CancelReason::Shutdown);
+        }
+    }
+
+    /// Which stream a token is for, as far as its bearer may know.
+    ///
+    /// # Errors
+    /// `RESUME_EXPIRED` for a token of this server's that is good no more, `RESUME_DENIED` for any other.
+    pub(crate) fn find_resumable(
+        &self,
+        token: &ResumeToken,
+        principal: &Principal,
+    ) -> Result<Arc<Stream>, Box<ErrorMessage>> {
+        let found = self.core.registry.find_token(token.hash());
+        if let Some(stream) = found.filter(|stream| stream.principal == *principal) {
+            return Ok(stream);
+        }
+        Err(Box::new(if token.is_of(self.core.epoch) {
+            let text = "the stream was not resumed in time, or the token has been used";
+            ErrorMessage::new(ErrorCode::ResumeExpired, text)
+        } else {
+            let text = "the token names no stream of this server; it may have been restarted";
+            ErrorMessage::new(ErrorCode::ResumeDenied, text)
+        }))
+    }
+
+    /// Gives a stream to the connection that shows its token; whoever had it before has it no more. What there is to take will be
+    /// announced to `sink`.
+    ///
+    /// # Errors
+    /// `SHUTTING_DOWN`, and as [`find_resumable`](Self::find_resumable) and [`Stream::attach`].
+    pub(crate) fn resume(
+        &self,
+        stream: Arc<Stream>,
+        query: &ResumeQuery,
+        origin: &Origin,
+        sink: Arc<dyn StreamSink>,
+    ) -> Result<Resumed, Box<ErrorMessage>> {
+        self.check_accepting()?;
+        let from = match query.last_batch {
+            Some(number) => number.saturating_add(1),
+            None => 0,
+        };
+        let limits = query.window.map(|window| self.window_limits(window));
+        let token = ResumeToken::random(self.core.epoch);
+        let tokens = (query.resume_token.hash(), token.hash());
+        let (attached, columns) = stream.attach(from, limits, origin.connection, sink, tokens)?;
+        log::debug!("stream {}: resumed from batch {from}", stream.id);
+        Ok(Resumed {
+            stream,
+            attached,
+            token,
+            columns,
+        })
+    }
+
+    fn check_accepting(&self) -> Result<(), Box<ErrorMessage>> {
+        if self.accepting.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let message = ErrorMessage::new(ErrorCode::ShuttingDown, "the server is going away");
+        Err(Box::new(message))
+    }
+
+    fn window_limits(&self, request: WindowRequest) -> WindowLimits {
+        let config = &self.core.config;
+        WindowLimits {
+            batches: request.batches.unwrap_or(config.window_batches),
+            bytes: request.bytes.unwrap_or(config.window_bytes),
         }
     }
 
@@ -275,9 +406,9 @@ impl Scheduler {
         &self.core.timekeeper
     }
 
-    /// Memory of all batches that are made and not yet with a socket.
+    /// Bytes held: batches in channels, in windows and retained, and messages in outboxes.
     pub(crate) fn bytes_held(&self) -> usize {
-        self.core.bytes_held.load(Ordering::Relaxed)
+        self.core.budget.held()
     }
 
     pub(crate) fn config(&self) -> &StreamingConfig {
@@ -301,15 +432,22 @@ impl Scheduler {
         self.accepting.store(false, Ordering::Release);
     }
 
-    /// Blocks until no stream lives, or `deadline`; returns how many are left.
+    /// Blocks until no stream's engine side is alive, or `deadline`; returns how many are left.
     pub(crate) fn wait_until_idle(&self, deadline: Instant) -> usize {
-        self.core.registry.wait_until_empty(deadline)
+        self.core.registry.wait_until_idle(deadline)
     }
 
     /// Cancels every live stream.
     pub(crate) fn cancel_all(&self, reason: CancelReason) {
         for stream in self.streams() {
             stream.cancel(reason);
+        }
+    }
+
+    /// Forgets the streams that are held only in case somebody comes back: nobody can any more.
+    fn forget_retained(&self) {
+        while let Some(stream) = self.core.registry.oldest_left() {
+            stream.expire();
         }
     }
 
@@ -326,6 +464,7 @@ impl Scheduler {
                 log::error!("{name} panicked");
             }
         }
+        self.forget_retained();
         self.core.timekeeper.stop();
     }
 }

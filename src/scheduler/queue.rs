@@ -1,75 +1,199 @@
-//! Who runs next: a pure queue that is fair in bytes, and the blocking queue that workers wait on.
+//! The blocking queue that workers wait on.
 //!
-//! Fairness is deficit round-robin (Shreedhar and Varghese, 1995): a stream may encode [`QUANTUM_BYTES`] per round, what it
-//! takes beyond that is owed. Streams that have not had a turn yet alternate with the others, so that a first row never waits
-//! for a whole round and a flood of new streams cannot hold up the old ones.
+//! Connections take turns, whatever they have running: a priority says what is urgent among the streams of one connection, not
+//! that others shall wait. Inside a connection it is a [`FairQueue`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use parking_lot::{Condvar, Mutex};
 
-/// Bytes of batches that one stream may encode before the next stream's turn.
-pub(crate) const QUANTUM_BYTES: i64 = 64 * 1024;
+use super::fair::{FairQueue, Rank, Ticket};
 
-/// Two queues, served in turn: those that wait for their first service, and the others.
+/// Bytes of batches that one stream may encode in one turn.
+pub(crate) const QUANTUM_BYTES: usize = 64 * 1024;
+
+/// Groups that wait for nothing are forgotten once there are more than this and twice those that wait.
+const GROUPS_SWEPT_MIN: usize = 64;
+
+/// Which connection a stream belongs to, for fairness.
+pub(crate) type GroupKey = u64;
+
+/// One connection's streams that wait.
 #[derive(Debug)]
-pub(crate) struct FairQueue<T> {
-    fresh: VecDeque<T>,
-    known: VecDeque<T>,
-    fresh_was_last: bool,
+struct Group<T> {
+    /// Those that wait for their first turn ever.
+    fresh: FairQueue<T>,
+    known: FairQueue<T>,
+    /// Grows by the bytes that its streams encode.
+    virtual_time: u64,
 }
 
-impl<T> FairQueue<T> {
-    pub(crate) const fn new() -> Self {
+/// The streams that wait, by connection.
+///
+/// First turns ever alternate with the others, so that a first row never waits for a whole round, and a flood of first turns does
+/// not hold up those that run. Each time the connection is served that has had the fewest bytes.
+#[derive(Debug)]
+pub(crate) struct GroupedQueue<T> {
+    /// Those with something waiting, and some that have just been served.
+    groups: HashMap<GroupKey, Group<T>>,
+    with_fresh: BTreeSet<(u64, GroupKey)>,
+    with_known: BTreeSet<(u64, GroupKey)>,
+    fresh_was_last: bool,
+    /// Virtual time of the group served last.
+    clock: u64,
+    n_fresh: usize,
+    n_known: usize,
+}
+
+/// A stream's place in the queue, kept by its owner between two turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Place {
+    pub(crate) group: GroupKey,
+    pub(crate) rank: Rank,
+    pub(crate) ticket: Ticket,
+}
+
+impl<T> GroupedQueue<T> {
+    pub(crate) fn new() -> Self {
         Self {
-            fresh: VecDeque::new(),
-            known: VecDeque::new(),
+            groups: HashMap::new(),
+            with_fresh: BTreeSet::new(),
+            with_known: BTreeSet::new(),
             fresh_was_last: false,
+            clock: 0,
+            n_fresh: 0,
+            n_known: 0,
         }
     }
 
-    pub(crate) fn push_fresh(&mut self, item: T) {
-        self.fresh.push_back(item);
+    pub(crate) fn push_fresh(&mut self, item: T, place: Place) {
+        self.n_fresh += 1;
+        let Place { group: key, rank, .. } = place;
+        let virtual_time = self.group(key);
+        self.with_fresh.insert((virtual_time, key));
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.fresh.push(item, rank, Ticket::default());
+        }
     }
 
-    pub(crate) fn push_known(&mut self, item: T) {
-        self.known.push_back(item);
+    pub(crate) fn push_known(&mut self, item: T, place: Place) {
+        self.n_known += 1;
+        let Place {
+            group: key,
+            rank,
+            ticket,
+        } = place;
+        let virtual_time = self.group(key);
+        self.with_known.insert((virtual_time, key));
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.known.push(item, rank, ticket);
+        }
     }
 
-    pub(crate) fn pop(&mut self) -> Option<T> {
-        let fresh_first = !self.fresh_was_last || self.known.is_empty();
-        let item = if fresh_first { self.fresh.pop_front() } else { None };
-        self.fresh_was_last = item.is_some();
-        item.or_else(|| self.known.pop_front())
+    /// The item whose turn it is, and the ticket for it.
+    pub(crate) fn pop(&mut self) -> Option<(T, Ticket)> {
+        let is_fresh = self.n_fresh > 0 && (!self.fresh_was_last || self.n_known == 0);
+        self.fresh_was_last = is_fresh;
+        let set = if is_fresh {
+            &mut self.with_fresh
+        } else {
+            &mut self.with_known
+        };
+        let (virtual_time, key) = *set.first()?;
+        self.clock = self.clock.max(virtual_time);
+        let group = self.groups.get_mut(&key)?;
+        let queue = if is_fresh { &mut group.fresh } else { &mut group.known };
+        let (item, ticket) = queue.pop()?;
+        if queue.is_empty() {
+            set.remove(&(virtual_time, key));
+        }
+        if is_fresh {
+            self.n_fresh -= 1;
+            // First turns of one connection are counted as if they all took the same.
+            let mut counted = ticket;
+            group.fresh.served(&mut counted, Rank::default(), QUANTUM_BYTES);
+            Some((item, Ticket::default()))
+        } else {
+            self.n_known -= 1;
+            Some((item, ticket))
+        }
+    }
+
+    /// The item at `place` has encoded so many bytes in its turn.
+    pub(crate) fn served(&mut self, place: &mut Place, bytes: usize) {
+        let key = place.group;
+        let before = self.group(key);
+        let after = before + bytes as u64;
+        for set in [&mut self.with_fresh, &mut self.with_known] {
+            if set.remove(&(before, key)) {
+                set.insert((after, key));
+            }
+        }
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.virtual_time = after;
+            group.known.served(&mut place.ticket, place.rank, bytes);
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.fresh.len() + self.known.len()
+        self.n_fresh + self.n_known
     }
 
     pub(crate) fn n_fresh(&self) -> usize {
-        self.fresh.len()
+        self.n_fresh
     }
 
     /// Keeps only the items that `keep` says yes to.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        self.fresh.retain(&mut keep);
-        self.known.retain(&mut keep);
+        let Self { groups, .. } = self;
+        for group in groups.values_mut() {
+            group.fresh.retain(&mut keep);
+            group.known.retain(&mut keep);
+        }
+        self.n_fresh = groups.values().map(|group| group.fresh.len()).sum();
+        self.n_known = groups.values().map(|group| group.known.len()).sum();
+        self.with_fresh.retain(|(_, key)| !groups[key].fresh.is_empty());
+        self.with_known.retain(|(_, key)| !groups[key].known.is_empty());
+    }
+
+    /// Finds or makes a group; returns its virtual time. One that was away has not saved up for it.
+    fn group(&mut self, key: GroupKey) -> u64 {
+        let n_waiting = self.with_fresh.len() + self.with_known.len();
+        if self.groups.len() > GROUPS_SWEPT_MIN + 2 * n_waiting {
+            // Forgives what they had ahead of others: a turn or two, and seldom.
+            self.groups.retain(|_, group| !group.is_empty());
+        }
+        let clock = self.clock;
+        let group = self.groups.entry(key).or_insert_with(|| Group {
+            fresh: FairQueue::new(),
+            known: FairQueue::new(),
+            virtual_time: clock,
+        });
+        if group.is_empty() {
+            group.virtual_time = group.virtual_time.max(clock);
+        }
+        group.virtual_time
+    }
+}
+
+impl<T> Group<T> {
+    fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.known.is_empty()
     }
 }
 
 /// What a worker is given to do.
 #[derive(Debug)]
 pub(crate) enum Work<T, E> {
-    /// A stream's turn.
-    Turn(T),
+    /// A stream's turn, and the ticket for it.
+    Turn(T, Ticket),
     /// Something beside the streams, done when a worker would otherwise be idle or when it is allowed to.
     Aside(E),
 }
 
 #[derive(Debug)]
 struct State<T, E> {
-    runnable: FairQueue<T>,
+    runnable: GroupedQueue<T>,
     asides: VecDeque<E>,
     n_idle: usize,
     /// Entries whose stream has ended while it waited; they are skipped, and swept when they are many.
@@ -89,7 +213,7 @@ impl<T, E> RunQueue<T, E> {
     pub(crate) fn new(asides_max: usize) -> Self {
         Self {
             state: Mutex::new(State {
-                runnable: FairQueue::new(),
+                runnable: GroupedQueue::new(),
                 asides: VecDeque::new(),
                 n_idle: 0,
                 n_stale: 0,
@@ -107,12 +231,12 @@ impl<T, E> RunQueue<T, E> {
             .then(|| state.runnable.n_fresh() - state.n_stale.min(state.runnable.n_fresh()))
     }
 
-    pub(crate) fn push_fresh(&self, item: T) {
-        self.push(|state| state.runnable.push_fresh(item));
+    pub(crate) fn push_fresh(&self, item: T, place: Place) {
+        self.push(|state| state.runnable.push_fresh(item, place));
     }
 
-    pub(crate) fn push_known(&self, item: T) {
-        self.push(|state| state.runnable.push_known(item));
+    pub(crate) fn push_known(&self, item: T, place: Place) {
+        self.push(|state| state.runnable.push_known(item, place));
     }
 
     /// Adds something to do aside; dropped where [`asides_max`](Self::new) already wait.
@@ -132,20 +256,19 @@ impl<T, E> RunQueue<T, E> {
         }
     }
 
-    /// Gives `item` back and takes the next one, which may be the same: a worker between two turns.
-    pub(crate) fn exchange(&self, item: T) -> T {
+    /// What the stream at `place` has encoded in its turn, which is over. True where others wait for theirs.
+    pub(crate) fn served(&self, place: &mut Place, bytes: usize) -> bool {
         let mut state = self.state.lock();
-        state.runnable.push_known(item);
-        // The item just pushed makes sure that there is one.
-        state
-            .runnable
-            .pop()
-            .expect("the queue holds at least the item just pushed")
+        state.runnable.served(place, bytes);
+        state.runnable.len() > 0
     }
 
-    /// Whether somebody waits for a turn.
-    pub(crate) fn has_waiting(&self) -> bool {
-        self.state.lock().runnable.len() > 0
+    /// Gives `item` back and takes the next one, which may be the same: a worker between two turns. `None` once the queue is
+    /// empty all the same: somebody else took the item.
+    pub(crate) fn exchange(&self, item: T, place: Place) -> Option<(T, Ticket)> {
+        let mut state = self.state.lock();
+        state.runnable.push_known(item, place);
+        state.runnable.pop()
     }
 
     /// The next thing to do: blocks until there is one, and returns `None` once the queue is closed and empty. An aside is
@@ -159,8 +282,8 @@ impl<T, E> RunQueue<T, E> {
             {
                 return Some(Work::Aside(aside));
             }
-            if let Some(item) = state.runnable.pop() {
-                return Some(Work::Turn(item));
+            if let Some((item, ticket)) = state.runnable.pop() {
+                return Some(Work::Turn(item, ticket));
             }
             // Nothing waits, so nothing stale does.
             state.n_stale = 0;
@@ -194,14 +317,22 @@ impl<T, E> RunQueue<T, E> {
 mod tests {
     use super::*;
 
+    fn place(group: GroupKey) -> Place {
+        Place {
+            group,
+            ..Place::default()
+        }
+    }
+
     #[test]
     fn first_turns_alternate_with_others() {
-        let mut queue = FairQueue::new();
+        let mut queue = GroupedQueue::new();
         for n in 0..3 {
-            queue.push_known(format!("known {n}"));
-            queue.push_fresh(format!("fresh {n}"));
+            queue.push_known(format!("known {n}"), place(1));
+            queue.push_fresh(format!("fresh {n}"), place(1));
         }
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!((queue.len(), queue.n_fresh()), (6, 3));
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop().map(|(item, _)| item)).collect();
         assert_eq!(
             order,
             ["fresh 0", "known 0", "fresh 1", "known 1", "fresh 2", "known 2"]
@@ -210,26 +341,68 @@ mod tests {
 
     #[test]
     fn a_flood_of_first_turns_does_not_starve_the_others() {
-        let mut queue = FairQueue::new();
-        queue.push_known(0);
+        let mut queue = GroupedQueue::new();
+        queue.push_known(0, place(1));
         for n in 1..=100 {
-            queue.push_fresh(n);
+            queue.push_fresh(n, place(n));
         }
-        let position = std::iter::from_fn(|| queue.pop()).position(|item| item == 0);
+        let position = std::iter::from_fn(|| queue.pop()).position(|(item, _)| item == 0);
         assert_eq!(position, Some(1));
+    }
+
+    #[test]
+    fn connections_share_equally_whatever_they_call_urgent() {
+        let mut queue = GroupedQueue::new();
+        let urgent = Rank {
+            priority: 7,
+            weight: 256,
+        };
+        let mut places = vec![place(1)];
+        places.extend((0..20).map(|_| Place {
+            rank: urgent,
+            ..place(2)
+        }));
+        for (item, place) in places.iter().enumerate() {
+            queue.push_known(item, *place);
+        }
+        let mut got = [0_u64; 3];
+        for turn in 0..10_000 {
+            let (item, ticket) = queue.pop().expect("items are put back");
+            let mut place = Place { ticket, ..places[item] };
+            let bytes = if turn % 3 == 0 { 200_000 } else { 1_000 };
+            got[place.group as usize] += bytes as u64;
+            queue.served(&mut place, bytes);
+            queue.push_known(item, place);
+        }
+        let ratio = got[1] as f64 / got[2] as f64;
+        assert!((0.98..1.02).contains(&ratio), "{got:?}");
+    }
+
+    #[test]
+    fn groups_that_are_gone_are_forgotten() {
+        let mut queue = GroupedQueue::new();
+        for group in 0..10_000 {
+            let mut place = place(group);
+            queue.push_fresh((), place);
+            queue.pop();
+            queue.served(&mut place, 1_000);
+        }
+        assert!(queue.groups.len() < 3 * GROUPS_SWEPT_MIN, "{}", queue.groups.len());
     }
 
     #[test]
     fn stale_entries_are_swept() {
         let queue: RunQueue<u32, ()> = RunQueue::new(1);
         for n in 0..10 {
-            queue.push_fresh(n);
+            queue.push_fresh(n, place(u64::from(n % 3)));
         }
         for _ in 0..6 {
             queue.note_stale(|n| *n >= 6);
         }
         assert_eq!(queue.state.lock().runnable.len(), 4);
         assert_eq!(queue.wait_ahead(), Some(4));
+        let left: Vec<_> = std::iter::from_fn(|| queue.state.lock().runnable.pop()).collect();
+        assert_eq!(left.len(), 4);
     }
 
     #[test]
@@ -237,8 +410,8 @@ mod tests {
         let queue: RunQueue<u32, &str> = RunQueue::new(1);
         queue.push_aside("first");
         queue.push_aside("too many");
-        queue.push_fresh(1);
-        assert!(matches!(queue.next(|| false), Some(Work::Turn(1))));
+        queue.push_fresh(1, place(1));
+        assert!(matches!(queue.next(|| false), Some(Work::Turn(1, _))));
         assert!(matches!(queue.next(|| false), Some(Work::Aside("first"))));
         queue.close();
         assert!(queue.next(|| true).is_none());

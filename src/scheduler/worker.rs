@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
+use super::fair::Ticket;
 use super::job::TurnEnd;
 use super::live::Stream;
 use super::queue::{QUANTUM_BYTES, Work};
@@ -19,13 +20,16 @@ pub(super) const ESTIMATE_BUDGET: Duration = Duration::from_millis(50);
 /// While streams wait for their turns, estimates get at most one part in this many of a worker's time.
 const ESTIMATE_SHARE: u32 = 20;
 
+/// What a stream's last turn counts for at the least: a flood of small queries takes time, too.
+const TURN_BYTES_MIN: usize = 16 * 1024;
+
 /// Ends when: the run queue is closed and empty.
 pub(super) fn work_until_closed(core: &Arc<Core>) {
     let mut estimate_again_at: Option<Instant> = None;
     loop {
         let may_estimate = || estimate_again_at.is_none_or(|at| clock::now() >= at);
         match core.queue.next(may_estimate) {
-            Some(Work::Turn(stream)) => take_turns(core, stream),
+            Some(Work::Turn(stream, ticket)) => take_turns(core, stream, ticket),
             Some(Work::Aside(stream)) => {
                 if let Some(stream) = stream.upgrade() {
                     let begun_at = clock::now();
@@ -40,40 +44,49 @@ pub(super) fn work_until_closed(core: &Arc<Core>) {
 }
 
 /// Takes turns at `stream` and, without letting go of the queue in between, at those that wait behind it.
-fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>) {
+fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>, mut ticket: Ticket) {
     let Some(mut job) = stream.take_job() else {
         return;
     };
     loop {
-        job.deficit = (job.deficit + QUANTUM_BYTES).min(QUANTUM_BYTES);
-        while job.deficit > 0 {
+        let mut bytes = 0;
+        while bytes < QUANTUM_BYTES {
             let turn = catch_unwind(AssertUnwindSafe(|| job.turn(&stream)));
             match turn {
-                Ok(TurnEnd::Again(bytes)) => job.deficit -= i64::try_from(bytes).unwrap_or(QUANTUM_BYTES),
+                Ok(TurnEnd::Again(n)) => bytes += n.max(1),
                 Ok(TurnEnd::NoRoom) => match stream.park(job) {
-                    None => return stream.nothing_follows(),
+                    None => {
+                        stream.turn_over(ticket, bytes);
+                        return stream.nothing_follows();
+                    }
                     Some(awake) => {
                         job = awake;
                         job.not_parked_after_all();
                     }
                 },
-                Ok(TurnEnd::End(end)) => return stream.finish(job, |_| end),
+                Ok(TurnEnd::End(end)) => {
+                    stream.turn_over(ticket, bytes.max(TURN_BYTES_MIN));
+                    return stream.finish(job, |_| end);
+                }
                 Err(panic) => {
                     let end = job.panicked(&stream, panic.as_ref());
                     return stream.finish(job, |_| end);
                 }
             }
         }
-        if core.queue.has_waiting() {
+        if stream.turn_over(ticket, bytes) {
             stream.put_back(job);
             stream.nothing_follows();
-            stream = core.queue.exchange(stream);
-            let Some(next) = stream.take_job() else {
+            let place = stream.place();
+            let Some((next, next_ticket)) = core.queue.exchange(stream, place) else {
                 return;
             };
-            job = next;
+            let Some(next_job) = next.take_job() else {
+                return;
+            };
+            (stream, ticket, job) = (next, next_ticket, next_job);
         } else {
-            job.deficit = 0;
+            ticket = stream.place().ticket;
         }
     }
 }

@@ -5,11 +5,12 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ServerHandle;
 use super::connections::Connections;
 use super::listener::Listener;
-use crate::connection::{ConnectionContext, Purpose, SessionLimits, SoonList};
+use crate::connection::{ConnectionContext, HeartbeatRules, MessageHandler, Purpose, SessionLimits, SoonList};
 use crate::engine::Engine;
 use crate::scheduler::{NamedEngine, Scheduler};
 use crate::stream::StreamingConfig;
@@ -18,7 +19,6 @@ use crate::stream::StreamingConfig;
 const WORKERS_MIN: usize = 4;
 
 /// Describes a server; [`start`](Self::start) makes it.
-#[derive(Debug)]
 #[must_use]
 pub struct ServerBuilder {
     engines: Vec<NamedEngine>,
@@ -30,6 +30,19 @@ pub struct ServerBuilder {
     message_bytes_max: usize,
     query_bytes_max: usize,
     purpose: Purpose,
+    heartbeat_interval: Duration,
+    heartbeat_dead_after: Duration,
+    handler: Option<Arc<dyn MessageHandler>>,
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("engines", &self.engines)
+            .field("addresses", &self.addresses)
+            .field("streaming", &self.streaming)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a server did not start. Nothing of it is left running.
@@ -87,6 +100,9 @@ impl ServerBuilder {
             message_bytes_max: 64 * 1024,
             query_bytes_max: 64 * 1024,
             purpose: Purpose::Queries,
+            heartbeat_interval: Duration::from_secs(15),
+            heartbeat_dead_after: Duration::from_secs(45),
+            handler: None,
         }
     }
 
@@ -151,6 +167,20 @@ impl ServerBuilder {
         self
     }
 
+    /// A peer that has been silent for `interval` is pinged, and one that has neither said nor taken anything for `dead_after` is
+    /// taken for gone: its connection ends, its resumable streams wait for another. Defaults to 15 and 45 seconds.
+    pub fn heartbeat(mut self, interval: Duration, dead_after: Duration) -> Self {
+        self.heartbeat_interval = interval;
+        self.heartbeat_dead_after = dead_after;
+        self
+    }
+
+    /// Offers messages of types that are not the protocol's to the application.
+    pub fn message_handler(mut self, handler: impl MessageHandler) -> Self {
+        self.handler = Some(Arc::new(handler));
+        self
+    }
+
     /// Starts the server: its workers, its timekeeper and its listener. Returns once connections are accepted.
     ///
     /// # Errors
@@ -167,12 +197,22 @@ impl ServerBuilder {
             message_bytes_max,
             query_bytes_max,
             purpose,
+            heartbeat_interval,
+            heartbeat_dead_after,
+            handler,
         } = self;
+        let heartbeat = HeartbeatRules {
+            interval: heartbeat_interval,
+            dead_after: heartbeat_dead_after,
+            stuck_after: streaming.stall_limit,
+        };
         let session_limits = SessionLimits {
             streams_max: streams_per_connection_max,
             query_bytes_max,
             batch_size_max: streaming.batch_size_max,
             batch_bytes_max: streaming.batch_bytes_max as u64,
+            window_batches_max: streaming.window_batches_max,
+            window_bytes_max: streaming.window_bytes_max,
         };
         let socket = match addresses.into_iter().next() {
             Some(address) => Some(listen(address)?),
@@ -186,6 +226,8 @@ impl ServerBuilder {
             session_limits,
             message_bytes_max,
             purpose,
+            heartbeat,
+            handler,
         };
         let connections = Arc::new(Connections::new(context, connections_max));
         let listener = match socket {
@@ -210,6 +252,11 @@ impl ServerBuilder {
             batch_bytes,
             batch_bytes_max,
             channel_buffer_size,
+            window_batches,
+            window_batches_max,
+            window_bytes,
+            window_bytes_max,
+            stall_limit,
             ..
         } = &self.streaming;
         let check = |holds: bool, text: String| if holds { Ok(()) } else { Err(StartError::Setting(text)) };
@@ -223,7 +270,18 @@ impl ServerBuilder {
             (1..=*batch_bytes_max).contains(batch_bytes),
             format!("batch_bytes {batch_bytes}: 1 to batch_bytes_max, which is {batch_bytes_max}"),
         )?;
-        check(*channel_buffer_size > 0, "channel_buffer_size: at least 1".to_owned())
+        check(*channel_buffer_size > 0, "channel_buffer_size: at least 1".to_owned())?;
+        check(
+            (1..=*window_batches_max).contains(window_batches) && (1..=*window_bytes_max).contains(window_bytes),
+            format!(
+                "window_batches {window_batches}: 1 to {window_batches_max}; window_bytes {window_bytes}: 1 to {window_bytes_max}"
+            ),
+        )?;
+        check(
+            !self.heartbeat_interval.is_zero() && self.heartbeat_interval < self.heartbeat_dead_after,
+            "heartbeat: the interval is more than 0 and less than dead_after".to_owned(),
+        )?;
+        check(!stall_limit.is_zero(), "stall_limit: more than 0".to_owned())
     }
 }
 

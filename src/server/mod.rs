@@ -19,6 +19,7 @@ use connections::Connections;
 use listener::Listener;
 
 use crate::clock;
+pub use crate::connection::{ApplicationMessage, ConnectionSender, Handled, MessageHandler, Overflow, Sent};
 use crate::engine::CancelReason;
 use crate::id::{RequestId, StreamId};
 use crate::scheduler::{Scheduler, Stream};
@@ -98,12 +99,26 @@ pub struct StreamReport {
     pub query: String,
     /// Where it is in its life.
     pub status: QueryStreamStatus,
+    /// Whether a connection has it.
+    pub attached: bool,
+    /// Whether it survives a lost connection.
+    pub resumable: bool,
+    /// 0 to 7, the most urgent.
+    pub priority: u8,
+    /// Its share among streams of the same priority.
+    pub weight: u16,
     /// Rows read from the engine.
     pub rows_read: u64,
     /// Rows handed to the socket.
     pub rows_sent: u64,
     /// Bytes of batches handed to the socket.
     pub bytes_sent: u64,
+    /// Batches handed to the socket.
+    pub batches_sent: u64,
+    /// Batches acknowledged; without a window, those handed to the socket.
+    pub batches_acked: u64,
+    /// Memory of the batches that are held for it.
+    pub bytes_held: usize,
     /// Since the query was accepted.
     pub elapsed: Duration,
 }
@@ -117,7 +132,8 @@ pub struct StreamingRegistry {
 }
 
 impl StreamingRegistry {
-    /// The streams whose engine side was alive.
+    /// The streams of which something was still to be delivered, or might be: those whose engine worked, and those that were held
+    /// for a client that had lost its connection.
     #[must_use]
     pub fn reports(&self) -> &[StreamReport] {
         &self.reports
@@ -129,7 +145,7 @@ impl StreamingRegistry {
         self.reports.iter().find(|report| report.id == id)
     }
 
-    /// Memory of the batches, of all streams, that were made and not yet handed to a socket. 0 once nothing is under way.
+    /// Bytes held: batches in channels, windows and retention, and messages on their way to sockets. 0 once nothing is under way.
     #[must_use]
     pub fn bytes_held(&self) -> usize {
         self.bytes_held
@@ -282,15 +298,24 @@ impl Drop for Running {
 }
 
 fn report(stream: &Stream, now: Instant) -> StreamReport {
+    let figures = stream.figures();
+    let rank = stream.rank();
     StreamReport {
         id: stream.id,
         request_id: stream.request_id.clone(),
         engine: stream.plan.engine_name.to_string(),
         query: stream.plan.spec.sql.clone(),
-        status: stream.status(),
+        status: stream.state(),
+        attached: figures.is_attached,
+        resumable: figures.is_resumable,
+        priority: rank.priority,
+        weight: rank.weight,
         rows_read: stream.rows_read(),
         rows_sent: stream.rows_sent(),
         bytes_sent: stream.bytes_sent(),
+        batches_sent: stream.batches_sent(),
+        batches_acked: figures.batches_acked,
+        bytes_held: stream.bytes_held(),
         elapsed: now.saturating_duration_since(stream.accepted_at),
     }
 }

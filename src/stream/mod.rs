@@ -1,18 +1,24 @@
-//! One query's result on its way: its configuration, life cycle, progress arithmetic, and the registry of live streams.
+//! One query's result on its way: its configuration, life cycle, flow control, delivery and progress arithmetic, and the registry
+//! of streams.
 //!
 //! Pure but for the registry. Must not know clocks, sockets, engines or JSON.
 
+mod delivery;
 mod progress;
 mod registry;
+mod retention;
 mod state;
+mod window;
 
 use std::time::Duration;
 
-pub(crate) use progress::{ProgressMeter, Sample};
+pub(crate) use delivery::{AckError, AttachError, Attached, Delivery, Generation, Gone, Item, Taken};
+pub(crate) use progress::{ProgressMeter, Reading, Sample};
 pub(crate) use registry::Registry;
 pub use registry::RegistryStatistics;
 pub use state::QueryStreamStatus;
 pub(crate) use state::Turn;
+pub(crate) use window::{BeyondSent, WindowLimits};
 
 /// How results are cut into batches and how long queries may take; the server's defaults for what a client leaves open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +49,32 @@ pub struct StreamingConfig {
     pub buffer_bytes: usize,
     /// Largest share of [`buffer_bytes`](Self::buffer_bytes) for one stream. Defaults to 1 MiB.
     pub stream_buffer_bytes_max: usize,
+    /// Bytes held in all: batches in channels, in windows and retained for resumption, and answers on their way. Streams stand
+    /// still when it is reached, each with at most one batch beyond; above four fifths, streams that no connection has are given
+    /// up, the oldest first. Defaults to 256 MiB.
+    pub held_bytes_max: usize,
+    /// Bytes held for one connection. Defaults to 64 MiB.
+    pub connection_held_bytes_max: usize,
+    /// Largest window in batches that a client may ask for. Defaults to 1,024.
+    pub window_batches_max: u32,
+    /// Largest window in bytes that a client may ask for. Defaults to 16 MiB.
+    pub window_bytes_max: u64,
+    /// The window where a client asks for one, or for a resumable stream, without saying how many batches. Defaults to 64.
+    pub window_batches: u32,
+    /// The same for bytes. Defaults to 2 MiB.
+    pub window_bytes: u64,
+    /// How long a resumable stream is held for a client that has lost its connection, and after its end in case the end was lost.
+    /// Defaults to 60 seconds.
+    pub retention: Duration,
+    /// Bytes of batches that the engine may make for a resumable stream while no connection has it. Defaults to 8 MiB.
+    pub retention_bytes: u64,
+    /// Streams held for nobody but in case somebody comes back; of more, the oldest are given up. Defaults to 4,096.
+    pub retained_streams_max: usize,
+    /// How long a client may take nothing and acknowledge nothing while something waits for it: then a resumable stream is
+    /// detached with `SLOW_CONSUMER`, any other cancelled with `slow_client`. Defaults to 60 seconds.
+    pub stall_limit: Duration,
+    /// Queries that may wait for their first turn on a worker; those beyond are refused with `QUEUE_FULL`. Defaults to 4,096.
+    pub queries_waiting_max: usize,
     /// Whether `query_progress` carries the fields beyond the four fixed ones. Defaults to true.
     pub detailed_progress: bool,
 }
@@ -62,6 +94,17 @@ impl Default for StreamingConfig {
             channel_buffer_size: 32,
             buffer_bytes: 64 * 1024 * 1024,
             stream_buffer_bytes_max: 1024 * 1024,
+            held_bytes_max: 256 * 1024 * 1024,
+            connection_held_bytes_max: 64 * 1024 * 1024,
+            window_batches_max: 1_024,
+            window_bytes_max: 16 * 1024 * 1024,
+            window_batches: 64,
+            window_bytes: 2 * 1024 * 1024,
+            retention: Duration::from_secs(60),
+            retention_bytes: 8 * 1024 * 1024,
+            retained_streams_max: 4_096,
+            stall_limit: Duration::from_secs(60),
+            queries_waiting_max: 4_096,
             detailed_progress: true,
         }
     }

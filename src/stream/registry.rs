@@ -9,20 +9,43 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::retention::Retention;
 use super::state::QueryStreamStatus;
-use crate::id::StreamId;
+use crate::id::{StreamId, TokenHash};
 
-/// Streams that have been accepted and whose engine side has not ended. `T` is whatever the owner keeps of a stream.
+/// One stream, and how far it is.
+#[derive(Debug)]
+struct Entry<T> {
+    stream: Arc<T>,
+    /// Whether its engine side is alive.
+    is_running: bool,
+    token: Option<TokenHash>,
+    /// Shown last, and good until the client has shown that it has the newer one: the answer that brought that may be lost.
+    token_before: Option<TokenHash>,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    streams: HashMap<StreamId, Entry<T>>,
+    tokens: HashMap<TokenHash, StreamId>,
+    retention: Retention,
+}
+
+/// Streams that have been accepted and of which something is still to be delivered, or may be. `T` is whatever the owner keeps
+/// of a stream.
 #[derive(Debug)]
 pub(crate) struct Registry<T> {
-    live: Mutex<HashMap<StreamId, Arc<T>>>,
-    /// The map's length, for those who ask at every batch.
-    n_live: AtomicUsize,
+    state: Mutex<State<T>>,
+    /// Streams whose engine side is alive, for those who ask at every batch.
+    n_running: AtomicUsize,
     emptied: Condvar,
     started: AtomicU64,
     completed: AtomicU64,
     failed: AtomicU64,
     cancelled: AtomicU64,
+    detached: AtomicU64,
+    resumed: AtomicU64,
+    expired: AtomicU64,
 }
 
 /// How many streams a server has had, by outcome.
@@ -39,79 +62,207 @@ pub struct RegistryStatistics {
     pub failed: u64,
     /// Streams that somebody stopped.
     pub cancelled: u64,
+    /// How often a resumable stream lost its connection.
+    pub detached: u64,
+    /// How often a stream was taken over by a new connection.
+    pub resumed: u64,
+    /// Resumable streams that were given up because nobody came back for them, or because memory was scarce.
+    pub expired: u64,
 }
 
 impl<T> Registry<T> {
     pub(crate) fn new() -> Self {
         Self {
-            live: Mutex::new(HashMap::new()),
-            n_live: AtomicUsize::new(0),
+            state: Mutex::new(State {
+                streams: HashMap::new(),
+                tokens: HashMap::new(),
+                retention: Retention::default(),
+            }),
+            n_running: AtomicUsize::new(0),
             emptied: Condvar::new(),
             started: AtomicU64::new(0),
             completed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
+            detached: AtomicU64::new(0),
+            resumed: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
         }
     }
 
-    pub(crate) fn insert(&self, id: StreamId, stream: Arc<T>) {
+    /// Adds a stream that is about to run, to be found by its id and, where it is resumable, by its token.
+    pub(crate) fn insert(&self, id: StreamId, stream: Arc<T>, token: Option<TokenHash>) {
         self.started.fetch_add(1, Ordering::Relaxed);
-        let mut live = self.live.lock();
-        live.insert(id, stream);
-        self.n_live.store(live.len(), Ordering::Relaxed);
+        let entry = Entry {
+            stream,
+            is_running: true,
+            token,
+            token_before: None,
+        };
+        let mut state = self.state.lock();
+        if let Some(token) = token {
+            state.tokens.insert(token, id);
+        }
+        state.streams.insert(id, entry);
+        self.n_running.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes a stream out when its engine side ends, and counts how.
-    pub(crate) fn remove(&self, id: StreamId, status: QueryStreamStatus) {
+    /// A stream's engine side has ended: counts how. It stays to be found until it is [removed](Self::remove).
+    pub(crate) fn ended(&self, id: StreamId, status: QueryStreamStatus) {
+        let mut state = self.state.lock();
+        let Some(entry) = state.streams.get_mut(&id) else {
+            return;
+        };
+        if !std::mem::replace(&mut entry.is_running, false) {
+            return;
+        }
+        let n_before = self.n_running.fetch_sub(1, Ordering::Relaxed);
+        drop(state);
+        if n_before == 1 {
+            self.emptied.notify_all();
+        }
+        let counter = match status {
+            QueryStreamStatus::Completed => &self.completed,
+            QueryStreamStatus::Cancelled => &self.cancelled,
+            QueryStreamStatus::Failed
+            | QueryStreamStatus::Queued
+            | QueryStreamStatus::Executing
+            | QueryStreamStatus::Streaming
+            | QueryStreamStatus::WaitingClient
+            | QueryStreamStatus::Paused => &self.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes out a stream of which nothing is left to deliver; one whose engine side is alive stays until that has
+    /// [ended](Self::ended).
+    pub(crate) fn remove(&self, id: StreamId) {
         let removed = {
-            let mut live = self.live.lock();
-            let removed = live.remove(&id);
-            self.n_live.store(live.len(), Ordering::Relaxed);
-            if live.is_empty() {
-                self.emptied.notify_all();
+            let mut state = self.state.lock();
+            state.retention.back(id);
+            if state.streams.get(&id).is_some_and(|entry| entry.is_running) {
+                return;
+            }
+            let removed = state.streams.remove(&id);
+            if let Some(entry) = &removed {
+                for token in [entry.token, entry.token_before].into_iter().flatten() {
+                    state.tokens.remove(&token);
+                }
             }
             removed
         };
-        if removed.is_some() {
-            let counter = match status {
-                QueryStreamStatus::Completed => &self.completed,
-                QueryStreamStatus::Cancelled => &self.cancelled,
-                QueryStreamStatus::Failed
-                | QueryStreamStatus::Queued
-                | QueryStreamStatus::Executing
-                | QueryStreamStatus::Streaming
-                | QueryStreamStatus::WaitingClient => &self.failed,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
+        drop(removed);
     }
 
     pub(crate) fn find(&self, id: StreamId) -> Option<Arc<T>> {
-        self.live.lock().get(&id).cloned()
+        self.state
+            .lock()
+            .streams
+            .get(&id)
+            .map(|entry| Arc::clone(&entry.stream))
+    }
+
+    /// The stream that a token is for.
+    pub(crate) fn find_token(&self, token: TokenHash) -> Option<Arc<T>> {
+        let state = self.state.lock();
+        let id = state.tokens.get(&token)?;
+        state.streams.get(id).map(|entry| Arc::clone(&entry.stream))
+    }
+
+    /// A connection has taken the stream over by showing `shown`, and is being given `new`. Any other token of the stream's is dead.
+    pub(crate) fn rotate_token(&self, id: StreamId, shown: TokenHash, new: TokenHash) {
+        let mut state = self.state.lock();
+        let State {
+            streams,
+            tokens,
+            retention,
+        } = &mut *state;
+        if let Some(entry) = streams.get_mut(&id) {
+            let old = [entry.token.replace(new), entry.token_before.replace(shown)];
+            for token in old.into_iter().flatten().filter(|token| *token != shown) {
+                tokens.remove(&token);
+            }
+            tokens.insert(new, id);
+            retention.back(id);
+            self.resumed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The client has got its newest token.
+    pub(crate) fn confirm_token(&self, id: StreamId) {
+        let mut state = self.state.lock();
+        let before = state.streams.get_mut(&id).and_then(|entry| entry.token_before.take());
+        if let Some(token) = before {
+            state.tokens.remove(&token);
+        }
+    }
+
+    /// A connection has the stream after all.
+    pub(crate) fn back(&self, id: StreamId) {
+        self.state.lock().retention.back(id);
+    }
+
+    /// The stream is not held for anybody any more, though it may take its engine a while to stop.
+    pub(crate) fn given_up(&self, id: StreamId) {
+        self.state.lock().retention.back(id);
+        self.expired.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The stream is held only in case somebody comes back for it. Returns the one to give up where there are more than
+    /// `streams_max` of them.
+    pub(crate) fn left(&self, id: StreamId, now: Instant, streams_max: usize) -> Option<Arc<T>> {
+        let mut state = self.state.lock();
+        if !state.streams.contains_key(&id) {
+            return None;
+        }
+        state.retention.left(id, now);
+        if state.retention.len() <= streams_max {
+            return None;
+        }
+        Self::oldest(&state)
+    }
+
+    pub(crate) fn count_detached(&self) {
+        self.detached.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The stream that has been held longest for nobody.
+    pub(crate) fn oldest_left(&self) -> Option<Arc<T>> {
+        Self::oldest(&self.state.lock())
+    }
+
+    fn oldest(state: &State<T>) -> Option<Arc<T>> {
+        let id = state.retention.oldest()?;
+        state.streams.get(&id).map(|entry| Arc::clone(&entry.stream))
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<T>> {
-        self.live.lock().values().cloned().collect()
+        let state = self.state.lock();
+        state.streams.values().map(|entry| Arc::clone(&entry.stream)).collect()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.n_live.load(Ordering::Relaxed)
+    /// How many streams have an engine side that is alive.
+    pub(crate) fn n_running(&self) -> usize {
+        self.n_running.load(Ordering::Relaxed)
     }
 
-    /// Blocks until there is no live stream, or `deadline`; returns how many are left.
-    pub(crate) fn wait_until_empty(&self, deadline: Instant) -> usize {
-        let mut live = self.live.lock();
-        while !live.is_empty() && !self.emptied.wait_until(&mut live, deadline).timed_out() {}
-        live.len()
+    /// Blocks until no stream's engine side is alive, or `deadline`; returns how many are left.
+    pub(crate) fn wait_until_idle(&self, deadline: Instant) -> usize {
+        let mut state = self.state.lock();
+        while self.n_running() > 0 && !self.emptied.wait_until(&mut state, deadline).timed_out() {}
+        self.n_running()
     }
 
     pub(crate) fn statistics(&self) -> RegistryStatistics {
         RegistryStatistics {
-            active: self.len() as u64,
+            active: self.n_running() as u64,
             started: self.started.load(Ordering::Relaxed),
             completed: self.completed.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             cancelled: self.cancelled.load(Ordering::Relaxed),
+            detached: self.detached.load(Ordering::Relaxed),
+            resumed: self.resumed.load(Ordering::Relaxed),
+            expired: self.expired.load(Ordering::Relaxed),
         }
     }
 }
@@ -119,21 +270,63 @@ impl<T> Registry<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{Epoch, ResumeToken};
 
     #[test]
     fn streams_are_counted_once_by_their_outcome() {
         let registry = Registry::new();
         let id = StreamId::random();
-        registry.insert(id, Arc::new(()));
+        registry.insert(id, Arc::new(()), None);
         assert_eq!(registry.statistics().active, 1);
         assert!(registry.find(id).is_some());
-        registry.remove(id, QueryStreamStatus::Cancelled);
-        registry.remove(id, QueryStreamStatus::Completed);
+        registry.ended(id, QueryStreamStatus::Cancelled);
+        registry.ended(id, QueryStreamStatus::Completed);
         let expected = RegistryStatistics {
             started: 1,
             cancelled: 1,
             ..RegistryStatistics::default()
         };
         assert_eq!(registry.statistics(), expected);
+        assert!(registry.find(id).is_some(), "until its last message is out");
+        registry.remove(id);
+        assert!(registry.find(id).is_none());
+    }
+
+    #[test]
+    fn a_token_is_good_until_a_newer_one_is_known_and_dies_with_its_stream() {
+        let registry = Registry::new();
+        let id = StreamId::random();
+        let epoch = Epoch::random();
+        let tokens = [(); 3].map(|()| ResumeToken::random(epoch).hash());
+        registry.insert(id, Arc::new(()), Some(tokens[0]));
+        let good = |registry: &Registry<()>| tokens.map(|token| registry.find_token(token).is_some());
+        registry.rotate_token(id, tokens[0], tokens[1]);
+        assert_eq!(good(&registry), [true, true, false], "the answer may have been lost");
+        registry.rotate_token(id, tokens[0], tokens[2]);
+        assert_eq!(good(&registry), [true, false, true]);
+        registry.confirm_token(id);
+        assert_eq!(good(&registry), [false, false, true]);
+        registry.rotate_token(id, tokens[2], tokens[1]);
+        assert_eq!(good(&registry), [false, true, true]);
+        registry.ended(id, QueryStreamStatus::Completed);
+        registry.remove(id);
+        assert_eq!(good(&registry), [false; 3]);
+        assert!(registry.state.lock().tokens.is_empty());
+    }
+
+    #[test]
+    fn only_so_many_are_held_for_nobody() {
+        let registry = Registry::new();
+        let ids = [(); 3].map(|()| StreamId::random());
+        let now = Instant::now();
+        for id in ids {
+            registry.insert(id, Arc::new(id), None);
+        }
+        assert_eq!(registry.left(ids[0], now, 2), None);
+        assert_eq!(registry.left(ids[1], now + std::time::Duration::from_secs(1), 2), None);
+        let evicted = registry.left(ids[2], now + std::time::Duration::from_secs(2), 2);
+        assert_eq!(evicted.as_deref(), Some(&ids[0]));
+        registry.given_up(ids[0]);
+        assert_eq!(registry.oldest_left().as_deref(), Some(&ids[1]));
     }
 }

@@ -13,6 +13,8 @@ pub enum QueryStreamStatus {
     Streaming,
     /// Parked: nothing more fits until the client takes what there is.
     WaitingClient,
+    /// The client has paused it: nothing is made and nothing is sent.
+    Paused,
     /// All rows are out of the engine.
     Completed,
     /// The engine or the server failed.
@@ -22,11 +24,12 @@ pub enum QueryStreamStatus {
 }
 
 impl QueryStreamStatus {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Queued,
         Self::Executing,
         Self::Streaming,
         Self::WaitingClient,
+        Self::Paused,
         Self::Completed,
         Self::Failed,
         Self::Cancelled,

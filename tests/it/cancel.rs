@@ -159,22 +159,23 @@ fn after_the_end_there_is_nothing_to_cancel() {
 }
 
 #[test]
-fn only_the_connection_that_asked_can_cancel() {
+fn another_connection_of_the_same_client_can_cancel_by_id() {
     let gate = Gate::new();
     let script = Script::new(["n"]).gate(&gate).row([1.into()]);
     let server = serve(MemoryEngine::builder().query("q", script).build());
     let mut owner = Plain::connect(&server);
     owner.query("q", json!({}));
     let stream_id = owner.recv_started();
-    let mut stranger = Plain::connect(&server);
-    cancel(&mut stranger, &stream_id);
-    let answer = stranger.recv();
+    let mut other = Plain::connect(&server);
+    cancel(&mut other, "7f1b4c1e-5a0e-4a53-9d8f-1c5f5f1f4f10");
+    let answer = other.recv();
     assert!(
         matches!(&answer, Wire::Error { code, .. } if code == "STREAM_NOT_FOUND"),
         "{answer:?}"
     );
-    gate.open();
-    owner.finish().assert_completed();
+    cancel(&mut other, &stream_id);
+    other.assert_silence();
+    assert_eq!(owner.finish().cancel_reason(), "client");
 }
 
 #[test]

@@ -63,8 +63,34 @@ fn requests_that_cannot_be_are_refused_one_by_one() {
     check_refused(
         &mut client,
         &json!({"type": "resume_query", "request_id": 1}),
-        "UNSUPPORTED",
+        "BAD_MESSAGE",
     );
+    check_refused(
+        &mut client,
+        &json!({"type": "resume_query", "resume_token": "x", "last_batch": -1, "request_id": 1}),
+        "RESUME_DENIED",
+    );
+    check_refused(&mut client, &json!({"type": "hello", "request_id": 1}), "UNSUPPORTED");
+    for (extra, code) in [
+        (json!({"window": {"batches": 0}}), "LIMIT_EXCEEDED"),
+        (json!({"window": {"bytes": 1_u64 << 40}}), "LIMIT_EXCEEDED"),
+        (json!({"window": {"bytes": -1}}), "BAD_MESSAGE"),
+        (json!({"window": 7}), "BAD_MESSAGE"),
+        (json!({"priority": 8}), "LIMIT_EXCEEDED"),
+        (json!({"weight": 1000}), "LIMIT_EXCEEDED"),
+        (json!({"resumable": "yes"}), "BAD_MESSAGE"),
+    ] {
+        check_refused(&mut client, &query(extra), code);
+    }
+    let unknown = "7f1b4c1e-5a0e-4a53-9d8f-1c5f5f1f4f10";
+    for kind in ["pause_query", "unpause_query", "set_priority", "query_status", "ack"] {
+        client.send(&json!({"type": kind, "stream_id": unknown, "batch_number": 1}));
+        let answer = client.recv();
+        assert!(
+            matches!(&answer, Wire::Error { code, .. } if code == "STREAM_NOT_FOUND"),
+            "{kind}: {answer:?}"
+        );
+    }
     check_refused(&mut client, &query(json!({"params": [{}]})), "PARAMETER_ERROR");
     check_refused(
         &mut client,

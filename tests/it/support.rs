@@ -32,6 +32,9 @@ pub(crate) enum Wire {
         total_kind: String,
         format: String,
         row_format: String,
+        window: Option<Value>,
+        resume_token: Option<String>,
+        retention: Option<Value>,
     },
     QueryColumns {
         stream_id: String,
@@ -46,6 +49,9 @@ pub(crate) enum Wire {
         has_more: bool,
         row_count: u64,
         row_offset: u64,
+        checksum: Option<String>,
+        #[serde(default)]
+        replay: bool,
     },
     QueryProgress {
         stream_id: String,
@@ -74,6 +80,29 @@ pub(crate) enum Wire {
         stall_ms: u64,
         truncated: bool,
         truncate_reason: Option<String>,
+        digest: Option<String>,
+    },
+    QueryPaused {
+        stream_id: String,
+        request_id: Option<Value>,
+    },
+    QueryUnpaused {
+        stream_id: String,
+        request_id: Option<Value>,
+    },
+    QueryResumed {
+        stream_id: String,
+        request_id: Option<Value>,
+        next_batch: u64,
+        resend_from: u64,
+        resume_token: String,
+        state: String,
+    },
+    QueryStatus(WireStatus),
+    QueryList {
+        request_id: Option<Value>,
+        queries: Vec<WireStatus>,
+        total: u64,
     },
     QueryCancelled {
         stream_id: String,
@@ -93,6 +122,7 @@ pub(crate) enum Wire {
         sqlstate: Option<String>,
         position: Option<u64>,
         hint: Option<String>,
+        oldest_batch: Option<u64>,
         retryable: bool,
         started: bool,
     },
@@ -113,6 +143,27 @@ pub(crate) struct WireColumn {
     pub(crate) encoding: Option<String>,
 }
 
+#[derive(Debug, Clone, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WireStatus {
+    pub(crate) stream_id: String,
+    pub(crate) request_id: Option<Value>,
+    pub(crate) query: String,
+    pub(crate) engine: String,
+    pub(crate) state: String,
+    pub(crate) attached: bool,
+    pub(crate) resumable: bool,
+    pub(crate) priority: u8,
+    pub(crate) weight: u16,
+    pub(crate) rows_processed: u64,
+    pub(crate) rows_sent: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) batches_sent: u64,
+    pub(crate) batches_acked: u64,
+    pub(crate) bytes_held: u64,
+    pub(crate) elapsed_ms: u64,
+}
+
 impl Wire {
     pub(crate) fn stream_id(&self) -> Option<&str> {
         match self {
@@ -121,10 +172,14 @@ impl Wire {
             | Self::QueryColumns { stream_id, .. }
             | Self::QueryBatch { stream_id, .. }
             | Self::QueryProgress { stream_id, .. }
+            | Self::QueryPaused { stream_id, .. }
+            | Self::QueryUnpaused { stream_id, .. }
+            | Self::QueryResumed { stream_id, .. }
             | Self::QueryCompleted { stream_id, .. }
             | Self::QueryCancelled { stream_id, .. } => Some(stream_id),
             Self::Error { stream_id, .. } => stream_id.as_deref(),
-            Self::Pong { .. } => None,
+            Self::QueryStatus(status) => Some(&status.stream_id),
+            Self::QueryList { .. } | Self::Pong { .. } => None,
         }
     }
 
@@ -206,13 +261,18 @@ impl Plain {
         }
     }
 
-    /// The next message, checked against what must hold of every message in every stream.
-    pub(crate) fn recv(&mut self) -> Wire {
+    /// The next message, of a stream that this connection has not seen from its start.
+    pub(crate) fn recv_unchecked(&mut self) -> Wire {
         let message = self.next_raw();
         let Message::Text(text) = message else {
             panic!("not a text message: {message:?}")
         };
-        let wire: Wire = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// The next message, checked against what must hold of every message in every stream.
+    pub(crate) fn recv(&mut self) -> Wire {
+        let wire = self.recv_unchecked();
         self.check(&wire);
         wire
     }
@@ -274,10 +334,24 @@ impl Plain {
                 started,
                 ..
             } => {
-                let was_started = self.streams.remove(id).is_some();
-                assert_eq!(was_started, *started, "{wire:?}");
+                if wire.is_terminator() {
+                    let was_started = self.streams.remove(id).is_some();
+                    assert_eq!(was_started, *started, "{wire:?}");
+                }
             }
-            Wire::Error { .. } | Wire::QueryQueued { .. } | Wire::QueryColumns { .. } | Wire::Pong { .. } => {}
+            Wire::QueryPaused { stream_id, .. } | Wire::QueryUnpaused { stream_id, .. } => {
+                assert!(
+                    self.streams.contains_key(stream_id),
+                    "only a live stream is paused: {wire:?}"
+                );
+            }
+            Wire::Error { .. }
+            | Wire::QueryQueued { .. }
+            | Wire::QueryColumns { .. }
+            | Wire::QueryResumed { .. }
+            | Wire::QueryStatus(_)
+            | Wire::QueryList { .. }
+            | Wire::Pong { .. } => {}
         }
     }
 
@@ -350,6 +424,14 @@ impl Plain {
                 timestamp: Some("silence".into())
             }
         );
+    }
+
+    /// As [`assert_silence`](Self::assert_silence), of streams that this connection has not seen from their start.
+    #[track_caller]
+    pub(crate) fn assert_silence_unchecked(&mut self) {
+        self.send(&json!({"type": "ping", "timestamp": "silence"}));
+        let next = self.recv_unchecked();
+        assert!(matches!(next, Wire::Pong { .. }), "{next:?}");
     }
 
     /// Reads until the server closes; returns its close code.

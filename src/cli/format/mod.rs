@@ -13,6 +13,8 @@ use clap::ValueEnum;
 use crate::client::Batch;
 use crate::rows::Schema;
 
+pub(super) use table::STYLE as TABLE_STYLE;
+
 /// The formats to choose from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {

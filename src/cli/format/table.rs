@@ -27,7 +27,7 @@ const NULL: &str = "NULL";
 /// A space on each side of a cell.
 const PADDING: u16 = 2;
 
-const STYLE: TableStyle = TableStyle::new()
+pub(in crate::cli) const STYLE: TableStyle = TableStyle::new()
     .header_lines(ContentLineStyle::none().junction('│'))
     .header_separator(LineStyle::none().fill('─').junction('┼'))
     .content_lines(ContentLineStyle::none().junction('│'));

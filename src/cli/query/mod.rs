@@ -81,6 +81,22 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TIME")]
     timeout: Option<Span>,
 
+    /// Whether the query survives a lost connection, without losing or repeating a row.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    resumable: bool,
+
+    /// How long to try for a new connection when one is lost: 30 (seconds), 500ms, 5m.
+    #[arg(long, value_name = "TIME", default_value = "60")]
+    reconnect: Span,
+
+    /// Prove with checksums that every row is the one the server sent; the digest goes to standard error.
+    #[arg(long)]
+    checksum: bool,
+
+    /// 0 to 7, the most urgent [default: the server's 3].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=7))]
+    priority: Option<u8>,
+
     /// No progress line on standard error (there is none anyway where that is no terminal).
     #[arg(long)]
     no_progress: bool,
@@ -95,7 +111,8 @@ pub(super) fn run(arguments: Arguments) -> Exit {
             return Exit::Usage;
         }
     };
-    let client = match Client::connect(&arguments.url) {
+    let Span(reconnect_for) = arguments.reconnect;
+    let client = match Client::builder().reconnect_for(reconnect_for).connect(&arguments.url) {
         Ok(client) => client,
         Err(error) => return tell(&error, &sql),
     };
@@ -163,8 +180,16 @@ fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'
         engine,
         max_rows,
         timeout,
+        resumable,
+        reconnect: _,
+        checksum,
+        priority,
         no_progress: _,
     } = arguments;
+    query = query.resumable(resumable).checksum(checksum);
+    if let Some(priority) = priority {
+        query = query.priority(priority);
+    }
     for Param(value) in param {
         query = query.param(value);
     }
@@ -235,6 +260,9 @@ impl Printer {
             End::Stream(Err(error)) => tell(&error, sql),
             End::Stream(Ok(())) => match stream.outcome() {
                 Some(Outcome::Completed(completed)) => {
+                    if let Some(digest) = &completed.digest {
+                        say(&format!("sha256 {digest}"));
+                    }
                     if io::stderr().is_terminal() {
                         say(&summary(completed, elapsed));
                     }
@@ -284,6 +312,8 @@ impl Printer {
                     }
                 }
                 Event::Batch(batch) => self.write(|writer, out| writer.batch(&batch, out))?,
+                Event::Reconnecting => self.progress.reconnecting(),
+                Event::Resumed => self.progress.resumed(),
                 Event::Progress(progress) => {
                     self.progress.update(&progress);
                     if self.is_terminal {
@@ -324,28 +354,11 @@ fn summary(completed: &CompletedMessage, elapsed: Duration) -> String {
     format!("{rows} {noun} in {:.2} s{more}", elapsed.as_secs_f64())
 }
 
-/// Says what went wrong and how the program ends with it.
+/// Says what went wrong, with its place in the query, and how the program ends with it.
 fn tell(error: &ClientError, sql: &str) -> Exit {
-    match error {
-        ClientError::Query(message) => {
-            complain(&failure::describe(message, sql));
-            Exit::Failed
-        }
-        ClientError::Cancelled(_) => {
-            complain(error);
-            Exit::Failed
-        }
-        ClientError::Address(_) | ClientError::Usage(_) => {
-            complain(error);
-            Exit::Usage
-        }
-        ClientError::Connect { .. } | ClientError::Handshake { .. } => {
-            complain(error);
-            Exit::Unreachable
-        }
-        ClientError::Lost { .. } | ClientError::Closed { .. } | ClientError::Protocol(_) => {
-            complain(error);
-            Exit::Lost
-        }
+    if let ClientError::Query(message) = error {
+        complain(&failure::describe(message, sql));
+        return Exit::Failed;
     }
+    super::tell(error)
 }

@@ -48,6 +48,14 @@ impl ProgressLine {
         self.bar.set_message("running");
     }
 
+    pub(super) fn reconnecting(&self) {
+        self.bar.set_message("reconnecting…");
+    }
+
+    pub(super) fn resumed(&self) {
+        self.bar.set_message("resumed");
+    }
+
     pub(super) fn update(&mut self, progress: &ProgressMessage) {
         self.bar.set_message(message(progress));
         if let Some(percentage) = progress.percentage {

@@ -23,6 +23,7 @@ pub(crate) enum Side {
 const OPCODE_TEXT: u8 = 1;
 const OPCODE_BINARY: u8 = 2;
 const OPCODE_CLOSE: u8 = 8;
+const OPCODE_PING: u8 = 9;
 const OPCODE_PONG: u8 = 10;
 
 /// Longest payload of a control frame (RFC 6455 section 5.5).

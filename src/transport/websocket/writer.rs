@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, IoSlice, Write};
 
 use uuid::Uuid;
 
-use super::{CONTROL_BYTES_MAX, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PONG, OPCODE_TEXT, Side, apply_mask};
+use super::{CONTROL_BYTES_MAX, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, Side, apply_mask};
 
 /// Slices that one vectored write may have: `IOV_MAX` on Linux.
 const SLICES_MAX: usize = 1024;
@@ -76,6 +76,14 @@ impl FrameWriter {
     /// `InvalidInput` for more than 125 bytes, which no control frame may have; nothing has been written then.
     pub(crate) fn write_pong(&mut self, payload: &[u8]) -> io::Result<()> {
         self.write_control(OPCODE_PONG, payload)
+    }
+
+    /// Writes a ping.
+    ///
+    /// # Errors
+    /// As [`write_pong`](Self::write_pong).
+    pub(crate) fn write_ping(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.write_control(OPCODE_PING, payload)
     }
 
     /// Writes a close frame, the last of all; a reason that does not fit is cut, and one without a code is left out.

@@ -1,0 +1,111 @@
+//! What may be held in memory: one limit for the server, one for each connection, and permits that give back what they took
+//! when they are dropped.
+//!
+//! Nothing waits here. A stream that finds no room is parked with at least one batch of its own still held; when that is let go,
+//! it looks again. A stream that holds nothing may always make one batch, so that the limits cannot bring everything to a stop:
+//! what is held stays below the limit plus one batch for each stream. Must not know streams.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// All that one server holds.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    bytes_max: usize,
+    held: AtomicUsize,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            bytes_max,
+            held: AtomicUsize::new(0),
+        })
+    }
+
+    /// Bytes held now. 0 once nothing is under way.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Whether so much is held that what nobody is there for has to go: four fifths of the limit.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.held() > self.bytes_max / 5 * 4
+    }
+}
+
+/// What is held for one connection.
+#[derive(Debug)]
+pub(crate) struct Account {
+    budget: Arc<Budget>,
+    bytes_max: usize,
+    held: AtomicUsize,
+}
+
+impl Account {
+    pub(crate) fn new(budget: &Arc<Budget>, bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            budget: Arc::clone(budget),
+            bytes_max,
+            held: AtomicUsize::new(0),
+        })
+    }
+
+    /// Whether more may be held, by the limits of the connection and of the server.
+    pub(crate) fn has_room(&self) -> bool {
+        self.held.load(Ordering::Relaxed) < self.bytes_max && self.budget.held() < self.budget.bytes_max
+    }
+
+    /// Counts `bytes` as held until the permit is dropped. Whether there is room is asked before; what is already made is counted
+    /// all the same.
+    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Permit {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.held.fetch_add(bytes, Ordering::Relaxed);
+        Permit {
+            account: Arc::clone(self),
+            bytes,
+        }
+    }
+}
+
+/// Bytes that count as held until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+impl Permit {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.account.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.account.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_closes_and_what_is_dropped_comes_back() {
+        let budget = Budget::new(100);
+        let [one, other] = [(); 2].map(|()| Account::new(&budget, 60));
+        let first = one.hold(60);
+        assert!(!one.has_room(), "its own limit");
+        assert!(other.has_room() && !budget.is_scarce());
+        let second = other.hold(40);
+        assert!(!other.has_room(), "the server's limit");
+        assert!(budget.is_scarce());
+        drop(first);
+        assert!(one.has_room() && other.has_room());
+        assert_eq!(second.bytes(), 40);
+        drop(second);
+        assert_eq!((budget.held(), one.held.load(Ordering::Relaxed)), (0, 0));
+    }
+}

@@ -1,0 +1,355 @@
+//! A stream that outlives its connection: detach, resume, replay, supersession, expiry.
+
+use std::time::Duration;
+
+use rowstream::engine::memory::{Gate, MemoryEngine, Script};
+use rowstream::{ServerHandle, StreamingConfig};
+use serde_json::{Value, json};
+
+use crate::flow::{ack, numbers, recv_batch};
+use crate::support::{DEADLINE, Plain, Wire, eventually, serve, serve_with};
+
+fn start(client: &mut Plain, query: &str, extra: Value) -> (String, String) {
+    let mut fields = json!({"resumable": true, "batch_size": 10, "progress_interval_ms": 0});
+    fields
+        .as_object_mut()
+        .unwrap()
+        .extend(extra.as_object().unwrap().clone());
+    client.query(query, fields);
+    match client.recv_until("the start", |wire| matches!(wire, Wire::QueryStarted { .. })) {
+        Wire::QueryStarted {
+            stream_id,
+            resume_token: Some(token),
+            window: Some(_),
+            retention: Some(_),
+            ..
+        } => (stream_id, token),
+        other => panic!("not resumable: {other:?}"),
+    }
+}
+
+fn resume(client: &mut Plain, token: &str, last_batch: i64) -> Wire {
+    client
+        .send(&json!({"type": "resume_query", "resume_token": token, "last_batch": last_batch, "request_id": "again"}));
+    client.recv()
+}
+
+#[track_caller]
+fn check_refused(answer: &Wire, code: &str) {
+    match answer {
+        Wire::Error {
+            code: found,
+            stream_id: None,
+            request_id,
+            ..
+        } => {
+            assert_eq!(found, code, "{answer:?}");
+            assert_eq!(request_id.as_ref(), Some(&json!("again")));
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// The next batch as it stands on the wire: number, rows, whether it says that it is a replay.
+fn recv_raw_batch(client: &mut Plain) -> (u64, Value, bool) {
+    match client.recv_unchecked() {
+        Wire::QueryBatch {
+            batch_number,
+            rows,
+            replay,
+            ..
+        } => (batch_number, Value::from(rows), replay),
+        other => panic!("not a batch: {other:?}"),
+    }
+}
+
+fn wait_until_detached(server: &ServerHandle) {
+    eventually("the stream is detached", &vec![false], || {
+        server
+            .streams()
+            .reports()
+            .iter()
+            .map(|report| report.attached)
+            .collect()
+    });
+}
+
+fn n_held(server: &ServerHandle) -> (usize, usize) {
+    let streams = server.streams();
+    (streams.reports().len(), streams.bytes_held())
+}
+
+#[test]
+fn a_lost_connection_loses_and_repeats_no_row() {
+    let script = Script::new(["n"]).generate(95, |n| vec![(n as i64).into()]);
+    let server = serve(MemoryEngine::builder().query("q", script).build());
+    let mut first = Plain::connect(&server);
+    let (stream_id, token) = start(
+        &mut first,
+        "q",
+        json!({"request_id": "mine", "window": {"batches": 4}, "checksum": true}),
+    );
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.push(recv_raw_batch(&mut first));
+    }
+    drop(first);
+    wait_until_detached(&server);
+    assert_eq!(server.streams().statistics().detached, 1);
+    // The client has processed two batches: the other two come again, the same to the last byte.
+    let mut second = Plain::connect(&server);
+    let resumed = resume(&mut second, &token, 1);
+    let Wire::QueryResumed {
+        stream_id: found,
+        request_id,
+        next_batch,
+        resend_from,
+        resume_token,
+        ..
+    } = &resumed
+    else {
+        panic!("not resumed: {resumed:?}")
+    };
+    assert_eq!((found, request_id.as_ref()), (&stream_id, Some(&json!("mine"))));
+    assert_eq!((*resend_from, *next_batch), (2, 4));
+    assert_ne!(*resume_token, token);
+    for number in 2..4 {
+        let (again, rows, is_replay) = recv_raw_batch(&mut second);
+        assert_eq!((again, &rows, is_replay), (number, &seen[number as usize].1, true));
+    }
+    for number in 4..10_u64 {
+        ack(&mut second, &stream_id, number as i64 - 1);
+        let (found, rows, is_replay) = recv_raw_batch(&mut second);
+        assert_eq!((found, is_replay), (number, false));
+        seen.push((found, rows, is_replay));
+    }
+    let end = second.recv_unchecked();
+    let Wire::QueryCompleted {
+        total_rows: 95,
+        batches: 10,
+        digest: Some(_),
+        ..
+    } = &end
+    else {
+        panic!("not whole: {end:?}")
+    };
+    let rows: Vec<i64> = seen
+        .iter()
+        .flat_map(|(_, rows, _)| rows.as_array().unwrap().iter().map(|row| row["n"].as_i64().unwrap()))
+        .collect();
+    assert_eq!(rows, (0..95).collect::<Vec<_>>());
+    // Once the client says that it has seen the end, nothing is held.
+    second.send(&json!({"type": "ack", "stream_id": stream_id, "batch_number": 9, "end": true}));
+    eventually("nothing is held", &(0, 0), || n_held(&server));
+    check_refused(&resume(&mut second, resume_token, 9), "RESUME_EXPIRED");
+}
+
+#[test]
+fn nobody_there_the_engine_goes_on_up_to_its_retention_and_stops() {
+    let mut config = StreamingConfig::default();
+    config.retention_bytes = 20_000;
+    let server = serve_with(MemoryEngine::builder().query("q", numbers()).build(), 2, config);
+    let mut client = Plain::connect(&server);
+    let (_, token) = start(&mut client, "q", json!({"window": {"batches": 2}}));
+    recv_batch(&mut client);
+    drop(client);
+    wait_until_detached(&server);
+    eventually("it stands still", &true, || {
+        let streams = server.streams();
+        let report = &streams.reports()[0];
+        report.status == rowstream::QueryStreamStatus::WaitingClient && report.rows_read > 500
+    });
+    let rows_read = server.streams().reports()[0].rows_read;
+    assert!(rows_read < 2_000, "{rows_read}");
+    // Whoever comes back finds its window respected all the same.
+    let mut client = Plain::connect(&server);
+    let resumed = resume(&mut client, &token, 0);
+    assert!(
+        matches!(resumed, Wire::QueryResumed { resend_from: 1, .. }),
+        "{resumed:?}"
+    );
+    assert_eq!((recv_raw_batch(&mut client).0, recv_raw_batch(&mut client).0), (1, 2));
+    client.assert_silence();
+}
+
+#[test]
+fn a_result_that_ended_meanwhile_is_still_there() {
+    let gate = Gate::new();
+    let script = Script::new(["n"]).row([1.into()]).gate(&gate).row([2.into()]);
+    let server = serve(MemoryEngine::builder().query("q", script).build());
+    let mut client = Plain::connect(&server);
+    let (_, token) = start(&mut client, "q", json!({}));
+    recv_batch(&mut client);
+    drop(client);
+    wait_until_detached(&server);
+    gate.open();
+    eventually("the engine is done", &1, || server.streams().statistics().completed);
+    for n in 0..2 {
+        // The second time because the end was lost, too: with the token shown before, as nothing was acknowledged.
+        let mut client = Plain::connect(&server);
+        let resumed = resume(&mut client, &token, 0);
+        assert!(
+            matches!(&resumed, Wire::QueryResumed { state, .. } if state == "completed"),
+            "{n}: {resumed:?}"
+        );
+        assert_eq!(recv_raw_batch(&mut client).0, 1);
+        let end = client.recv_unchecked();
+        assert!(matches!(end, Wire::QueryCompleted { total_rows: 2, .. }), "{end:?}");
+    }
+}
+
+#[test]
+fn the_newest_connection_wins_and_the_older_one_is_told() {
+    let server = serve(MemoryEngine::builder().query("q", numbers()).build());
+    let mut old = Plain::connect(&server);
+    let (stream_id, token) = start(&mut old, "q", json!({"window": {"batches": 1}}));
+    assert_eq!(recv_batch(&mut old), 0);
+    let mut new = Plain::connect(&server);
+    let resumed = resume(&mut new, &token, 0);
+    let Wire::QueryResumed { resume_token, .. } = &resumed else {
+        panic!("not resumed: {resumed:?}")
+    };
+    let told = old.recv();
+    assert!(
+        matches!(&told, Wire::Error { code, stream_id: Some(id), .. } if code == "SUPERSEDED" && *id == stream_id),
+        "{told:?}"
+    );
+    // Whatever the old one still says of it changes nothing.
+    assert_eq!(recv_raw_batch(&mut new).0, 1);
+    ack(&mut old, &stream_id, 1);
+    old.assert_silence();
+    drop(old);
+    new.assert_silence_unchecked();
+    ack(&mut new, &stream_id, 1);
+    assert_eq!(recv_raw_batch(&mut new).0, 2);
+    // The token shown is dead now that the new one is known to be there.
+    let mut third = Plain::connect(&server);
+    check_refused(&resume(&mut third, &token, 1), "RESUME_EXPIRED");
+    assert!(matches!(resume(&mut third, resume_token, 1), Wire::QueryResumed { .. }));
+}
+
+#[test]
+fn a_resume_that_makes_no_sense_is_refused_and_changes_nothing() {
+    let server = serve(MemoryEngine::builder().query("q", numbers()).build());
+    let mut client = Plain::connect(&server);
+    let (stream_id, token) = start(&mut client, "q", json!({"window": {"batches": 4}}));
+    for _ in 0..4 {
+        recv_batch(&mut client);
+    }
+    ack(&mut client, &stream_id, 2);
+    for _ in 0..3 {
+        recv_batch(&mut client);
+    }
+    check_refused(&resume(&mut client, &token, 4), "RESUME_DENIED");
+    drop(client);
+    wait_until_detached(&server);
+    let mut client = Plain::connect(&server);
+    let gap = resume(&mut client, &token, 1);
+    check_refused(&gap, "RESUME_GAP");
+    assert!(
+        matches!(
+            gap,
+            Wire::Error {
+                oldest_batch: Some(3),
+                ..
+            }
+        ),
+        "{gap:?}"
+    );
+    check_refused(&resume(&mut client, &token, 1_000_000), "BAD_MESSAGE");
+    check_refused(&resume(&mut client, "AAAA", 3), "RESUME_DENIED");
+    assert!(matches!(resume(&mut client, &token, 3), Wire::QueryResumed { .. }));
+}
+
+#[test]
+fn who_comes_too_late_is_told_so() {
+    let mut config = StreamingConfig::default();
+    config.retention = Duration::from_millis(30);
+    let engine = MemoryEngine::builder().query("q", numbers()).build();
+    let server = serve_with(engine.clone(), 2, config);
+    let mut client = Plain::connect(&server);
+    let (_, token) = start(&mut client, "q", json!({}));
+    recv_batch(&mut client);
+    drop(client);
+    eventually("it has expired", &1, || server.streams().statistics().expired);
+    eventually("nothing is held", &(0, 0), || n_held(&server));
+    eventually("its cursor is closed", &0, || engine.probe().cursors_open);
+    assert_eq!(server.streams().statistics().cancelled, 1);
+    let mut client = Plain::connect(&server);
+    check_refused(&resume(&mut client, &token, 0), "RESUME_EXPIRED");
+}
+
+#[test]
+fn a_restarted_server_refuses_the_tokens_of_the_one_before() {
+    let engine = || MemoryEngine::builder().query("q", numbers()).build();
+    let before = serve(engine());
+    let mut client = Plain::connect(&before);
+    let (_, token) = start(&mut client, "q", json!({}));
+    recv_batch(&mut client);
+    drop(client);
+    before.shutdown();
+    let after = serve(engine());
+    let mut client = Plain::connect(&after);
+    check_refused(&resume(&mut client, &token, 0), "RESUME_DENIED");
+    client.assert_silence();
+}
+
+#[test]
+fn a_stream_that_was_cancelled_while_nobody_was_there_says_so() {
+    let server = serve(MemoryEngine::builder().query("q", numbers()).build());
+    let mut client = Plain::connect(&server);
+    let (stream_id, token) = start(&mut client, "q", json!({}));
+    recv_batch(&mut client);
+    drop(client);
+    wait_until_detached(&server);
+    let mut client = Plain::connect(&server);
+    client.send(&json!({"type": "cancel_query", "stream_id": stream_id}));
+    client.assert_silence();
+    eventually("the engine has stopped", &1, || server.streams().statistics().cancelled);
+    let resumed = resume(&mut client, &token, 0);
+    assert!(
+        matches!(&resumed, Wire::QueryResumed { state, .. } if state == "cancelled"),
+        "{resumed:?}"
+    );
+    let end = client.recv_unchecked();
+    assert!(
+        matches!(&end, Wire::QueryCancelled { reason, .. } if reason == "client"),
+        "{end:?}"
+    );
+    client.assert_silence_unchecked();
+}
+
+#[test]
+fn a_query_that_nobody_can_know_the_token_of_is_not_held() {
+    let gate = Gate::new();
+    let script = Script::new(["n"]).gate_on_open(&gate).row([1.into()]);
+    let server = serve(MemoryEngine::builder().query("q", script).build());
+    let mut client = Plain::connect(&server);
+    client.query("q", json!({"resumable": true}));
+    gate.wait_reached(DEADLINE).unwrap();
+    drop(client);
+    eventually("nothing is held", &(0, 0), || n_held(&server));
+}
+
+#[test]
+fn where_memory_is_scarce_those_that_nobody_has_go_first() {
+    let filler = "x".repeat(1_000);
+    let script = Script::new(["x"]).generate(1 << 40, move |_| vec![filler.as_str().into()]);
+    let mut config = StreamingConfig::default();
+    config.held_bytes_max = 2 << 20;
+    config.retention_bytes = 1 << 20;
+    let server = serve_with(MemoryEngine::builder().query("q", script).build(), 2, config);
+    let mut tokens = Vec::new();
+    for n in 0..4 {
+        let mut client = Plain::connect(&server);
+        tokens.push(start(&mut client, "q", json!({"batch_size": 100, "window": {"batches": 1}})).1);
+        recv_batch(&mut client);
+        drop(client);
+        eventually("it is detached", &(n + 1), || server.streams().statistics().detached);
+    }
+    eventually("some had to go", &true, || server.streams().statistics().expired >= 1);
+    let mut client = Plain::connect(&server);
+    check_refused(&resume(&mut client, &tokens[0], 0), "RESUME_EXPIRED");
+    let held = server.streams().bytes_held();
+    assert!(held <= (2 << 20) + 6 * 256 * 1024, "{held}");
+}
