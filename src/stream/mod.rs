@@ -4,6 +4,8 @@
 //! Pure but for the registry. Must not know clocks, sockets, engines or JSON.
 
 mod delivery;
+#[cfg(test)]
+mod delivery_test;
 mod progress;
 mod registry;
 mod retention;

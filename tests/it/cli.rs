@@ -146,7 +146,7 @@ const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 F
 
 /// A query without end, of which the first row has come.
 fn endless(served: &Served) -> (Child, BufReader<impl Read + use<>>) {
-    let mut process = rowstream(&["query", &served.url, ENDLESS])
+    let mut process = rowstream(&["query", &served.url, ENDLESS, "--reconnect=300ms"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

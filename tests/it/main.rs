@@ -8,12 +8,14 @@ mod blocking;
 mod cancel;
 #[cfg(feature = "cli")]
 mod cli;
+mod cuts;
 mod death;
 mod errors;
 mod examples;
 mod faults;
 mod flow;
 mod http;
+mod proxy;
 mod resume;
 mod sqlite;
 mod streaming;
