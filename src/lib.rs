@@ -36,13 +36,13 @@
 //! |---|---|---|
 //! | `rows` | columns, values, and the encoder that cursors write into | – |
 //! | `id`, `error` | names of streams; the table of error codes | `error`: `id` |
-//! | `clock`, `thread` | the only look at the time; the only start of a thread | – |
+//! | `clock`, `thread`, `sync` | the only look at the time; the only start of a thread; the locks that tests can schedule | – |
 //! | [`protocol`] | messages, bytes in and bytes out | `rows error id` |
 //! | [`transport`] | sockets, memory pairs, WebSocket frames | `error thread` |
 //! | [`engine`] | the traits, the scripted engine, SQLite | `rows error clock` |
-//! | `stream` | life cycle, progress arithmetic, the registry of live streams | `rows error id` |
-//! | `scheduler` | run queue, workers, timekeeper | `rows clock engine error id protocol stream thread` |
-//! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `rows clock error id protocol scheduler stream thread transport` |
+//! | `stream` | life cycle, window, delivery, progress arithmetic, the registry of streams | `rows error id sync` |
+//! | `scheduler` | run queue, fairness, workers, what may be held, timekeeper | `rows clock engine error id protocol stream sync thread` |
+//! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `rows clock error id protocol scheduler stream sync thread transport` |
 //! | [`client`] | the synchronous client | `rows clock error id protocol thread transport` |
 //! | `server` | listener, connections, start and end of everything | `clock connection engine error id scheduler stream thread transport` |
 //! | `cli` | flags, output formats, exit codes | `rows client engine error server` |
@@ -77,6 +77,7 @@ pub mod rows;
 mod scheduler;
 pub mod server;
 mod stream;
+mod sync;
 mod thread;
 pub mod transport;
 

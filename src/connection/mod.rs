@@ -10,6 +10,8 @@ mod outbox;
 mod reader;
 mod report;
 mod session;
+#[cfg(all(test, rowstream_shuttle))]
+mod shuttle_test;
 mod soon;
 mod writer;
 

@@ -3,18 +3,17 @@
 //! Batches themselves wait in their streams' channels; the outbox knows only which channels have something. Control messages
 //! and control frames have lanes of their own and overtake everything. Every lane is bounded.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::{Condvar, Mutex};
 
 use super::application::{Overflow, Sent};
 use super::soon::SoonList;
 use crate::protocol::{CloseCode, ServerMessage, encode_message};
 use crate::scheduler::{Account, Permit, Stream, StreamSink, Urgency};
 use crate::stream::Generation;
+use crate::sync::{Condvar, Mutex};
 use crate::transport::websocket::{ControlLane, MessageKind};
 
 /// Bytes of answers to requests that may wait. A client that asks on without reading is closed with 4429.

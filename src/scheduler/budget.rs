@@ -6,7 +6,8 @@
 //! what is held stays below the limit plus one batch for each stream. Must not know streams.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// All that one server holds.
 #[derive(Debug)]
@@ -49,6 +50,12 @@ impl Account {
             bytes_max,
             held: AtomicUsize::new(0),
         })
+    }
+
+    /// An account of a budget that nobody else has.
+    #[cfg(all(test, rowstream_shuttle))]
+    pub(crate) fn alone(bytes_max: usize) -> Arc<Self> {
+        Self::new(&Budget::new(bytes_max), bytes_max)
     }
 
     /// Whether more may be held, by the limits of the connection and of the server.

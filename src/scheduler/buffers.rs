@@ -1,6 +1,6 @@
 //! Buffers for batches, used again and again: a scan allocates for its first batches only.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// Bytes kept for reuse, in all; what is given back beyond that is freed.
 const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;

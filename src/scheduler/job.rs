@@ -7,7 +7,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use parking_lot::Mutex;
 
 use super::budget::Permit;
 use super::live::Stream;
@@ -22,6 +21,7 @@ use crate::protocol::{
 };
 use crate::rows::{BatchLimits, FlushSink, Int64Encoding, RowFormat, RowShape, RowWriter, Schema};
 use crate::stream::{Item, QueryStreamStatus};
+use crate::sync::Mutex;
 
 /// What goes through a stream's channel, in the order it is to be sent.
 pub(crate) type StreamEvent = Item<Arc<EncodedBatch>, Note, StreamEnd>;

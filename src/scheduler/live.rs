@@ -2,13 +2,11 @@
 //!
 //! Its end that faces the client is in the [outlet](super::outlet). Must not know connections.
 
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use super::budget::Account;
 use super::fair::{Rank, Ticket};
@@ -22,6 +20,7 @@ use crate::engine::{CancelReason, CancelToken, Engine, Estimate, QuerySpec, Tota
 use crate::id::{Principal, RequestId, StreamId};
 use crate::protocol::{Phase, TotalKind};
 use crate::stream::{QueryStreamStatus, Sample, Turn};
+use crate::sync::Mutex;
 
 /// What was asked for, with the server's defaults filled in.
 #[derive(Debug, Clone)]

@@ -11,6 +11,8 @@ mod job;
 mod live;
 mod outlet;
 mod queue;
+#[cfg(all(test, rowstream_shuttle))]
+mod shuttle_test;
 mod timekeeper;
 mod worker;
 
@@ -22,7 +24,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
-use parking_lot::Mutex;
 
 pub(crate) use budget::{Account, Permit};
 pub(crate) use fair::{FairQueue, PRIORITY_MAX, Rank, Ticket, WEIGHT_MAX};
@@ -45,6 +46,7 @@ use crate::error::ErrorCode;
 use crate::id::{ConnectionId, Epoch, Principal, ResumeToken, StreamId, TokenHash};
 use crate::protocol::{ErrorMessage, QueuedMessage, ResumeQuery, ServerMessage, StreamQuery, WindowRequest};
 use crate::stream::{Registry, RegistryStatistics, StreamingConfig, WindowLimits};
+use crate::sync::Mutex;
 use crate::thread::{STACK_BYTES_CONNECTION, STACK_BYTES_WORKER, spawn_named};
 
 /// Estimates that wait for a worker. When full, further streams go without a total.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
-use parking_lot::MutexGuard;
 
 use super::Core;
 use super::job::{EncodedBatch, StreamEnd, StreamEvent};
@@ -22,6 +21,7 @@ use crate::protocol::{ErrorMessage, WindowMessage};
 use crate::stream::{
     AckError, AttachError, Attached, Delivery, Generation, Gone, Item, ProgressMeter, Reading, Taken, WindowLimits,
 };
+use crate::sync::MutexGuard;
 
 /// How soon the other end should look at a stream's channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

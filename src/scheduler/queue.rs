@@ -5,9 +5,8 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::fair::{FairQueue, Rank, Ticket};
+use crate::sync::{Condvar, Mutex};
 
 /// Bytes of batches that one stream may encode in one turn.
 pub(crate) const QUANTUM_BYTES: usize = 64 * 1024;

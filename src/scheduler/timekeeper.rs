@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::clock;
+use crate::sync::{Condvar, Mutex};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 
 /// Something to do at a time. Rung on the timekeeper's thread with no lock held; must not block.
@@ -77,6 +76,18 @@ impl Timekeeper {
             shared,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// One that never rings: for tests in which time does not pass.
+    #[cfg(all(test, rowstream_shuttle))]
+    pub(super) fn still() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(State::default()),
+                changed: Condvar::new(),
+            }),
+            thread: Mutex::new(None),
+        }
     }
 
     /// Has `alarm` rung at `at`, or at once if that has passed. Never blocks.

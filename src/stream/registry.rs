@@ -2,16 +2,15 @@
 //!
 //! The lock is held to look up, insert or remove; never over I/O, a send, or somebody else's code.
 
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::retention::Retention;
 use super::state::QueryStreamStatus;
 use crate::id::{StreamId, TokenHash};
+use crate::sync::{Condvar, Mutex};
 
 /// One stream, and how far it is.
 #[derive(Debug)]
