@@ -65,7 +65,10 @@ const ONE_HOME: &[(&str, &[&str])] = &[
     ("Instant::now", &["clock.rs"]),
     ("SystemTime", &[]),
     ("thread::Builder", &["thread.rs"]),
-    ("thread::spawn", &[]),
+    (
+        "thread::spawn",
+        &["scheduler/shuttle_test.rs", "connection/shuttle_test.rs"],
+    ),
     ("thread::sleep", &[]),
     ("unbounded", &[]),
     ("mpsc::channel", &[]),

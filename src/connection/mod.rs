@@ -30,7 +30,8 @@ pub(crate) use soon::SoonList;
 
 use crate::id::{ConnectionId, Principal};
 use crate::protocol::CloseCode;
-use crate::scheduler::{Origin, Scheduler};
+use crate::scheduler::{AlarmGuard, Origin, Scheduler};
+use crate::sync::Mutex;
 use crate::transport::{Halves, Transport, TransportControl};
 
 /// What all connections of a server share.
@@ -75,6 +76,8 @@ pub(crate) struct ConnectionHandle {
     outbox: Arc<Outbox>,
     control: Arc<dyn TransportControl>,
     is_upgraded: AtomicBool,
+    /// Ends the connection if the peer does not, once our close frame is out.
+    closing: Mutex<Option<AlarmGuard>>,
 }
 
 impl fmt::Debug for ConnectionHandle {
@@ -102,6 +105,7 @@ impl Connection {
             outbox: Arc::new(outbox),
             control: Arc::clone(&halves.control),
             is_upgraded: AtomicBool::new(false),
+            closing: Mutex::new(None),
         });
         Ok(Self { halves, handle })
     }

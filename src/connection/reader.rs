@@ -151,10 +151,17 @@ impl<'a> Messages<'a> {
         let scheduler = Arc::clone(&self.context.scheduler);
         let writer = Writer::new(Arc::clone(self.outbox), Arc::clone(&self.session), scheduler, frames);
         let handle = Arc::clone(self.handle);
+        let scheduler = Arc::clone(&self.context.scheduler);
         spawn_named(&format!("writer-{}", handle.id), STACK_BYTES_CONNECTION, move || {
             // A peer that gets no more ends its side; a broken socket ends the reader.
             handle.control.shutdown(match writer.write_until_closed() {
-                WriterEnd::Closed => Shutdown::Write,
+                WriterEnd::Closed => {
+                    let alarm = ShutDown(Arc::clone(&handle.control));
+                    let deadline = clock::now() + CLOSE_GRACE;
+                    let guard = scheduler.timekeeper().set(deadline, Arc::new(alarm));
+                    *handle.closing.lock() = Some(guard);
+                    Shutdown::Write
+                }
                 WriterEnd::ReaderGone => Shutdown::Both,
                 WriterEnd::Socket(error) => {
                     log::debug!("connection {}: writing ended: {error}", handle.id);

@@ -115,3 +115,21 @@ fn ws_echo_sends_everything_back() {
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn pubsub_lives_beside_queries() {
+    let text = run("pubsub");
+    check_says(
+        &text,
+        &[
+            "subscribed to \"orders.**\"",
+            "published on orders.new: 1 receivers",
+            "published on invoices.new: 0 receivers",
+            "heard {\"id\":7} on \"orders.new\"",
+            "heard {\"id\":7} on \"orders.new.eu\"",
+            "batch 4 came beside them",
+            "after unsubscribing: 0 receivers",
+            "what nobody knows: \"BAD_MESSAGE\"",
+        ],
+    );
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 #![allow(clippy::wildcard_enum_match_arm)] // whatever else comes fails the test
 
+mod application;
 mod baseline;
 mod blocking;
 mod cancel;
