@@ -7,6 +7,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::application::{Overflow, Sent};
 use super::soon::SoonList;
@@ -56,6 +57,17 @@ pub(super) struct Closing {
     pub(super) after_streams: bool,
 }
 
+/// How long the writer waits for something to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Not at all.
+    None,
+    /// For anything, until then.
+    Until(Instant),
+    /// For something worth a write, for ever.
+    Long,
+}
+
 /// What the writer takes out at once. Reused from take to take.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
@@ -80,6 +92,8 @@ struct State {
     batch_bytes: usize,
     urgent: bool,
     writer_sleeps: bool,
+    /// Whether the writer wants to be woken for anything.
+    writer_is_eager: bool,
     /// Whether the outbox is in the [`SoonList`].
     listed: bool,
     lanes_opened: u64,
@@ -116,6 +130,7 @@ impl Outbox {
                 batch_bytes: 0,
                 urgent: false,
                 writer_sleeps: false,
+                writer_is_eager: false,
                 listed: false,
                 lanes_opened: 0,
                 writer_gone: false,
@@ -289,13 +304,29 @@ impl Outbox {
         drop(waiting);
     }
 
-    /// Moves everything that waits into `taken`, whose lists are empty. With `may_wait`, blocks until there is something worth a
-    /// write; woken by every push that is urgent or makes it enough, and by the [`SoonList`].
-    pub(super) fn take(&self, taken: &mut Taken, may_wait: bool) {
+    /// Moves everything that waits into `taken`, whose lists are empty. With [`Patience::Long`], blocks until there is something worth
+    /// a write; woken by every push that is urgent or makes it enough, and by the [`SoonList`]. With [`Patience::Until`], by every
+    /// push, and then.
+    pub(super) fn take(&self, taken: &mut Taken, patience: Patience) {
         let mut state = self.state.lock();
-        while may_wait && !state.is_due() {
-            state.writer_sleeps = true;
-            self.bell.wait(&mut state);
+        match patience {
+            Patience::None => {}
+            Patience::Long => {
+                while !state.is_due() {
+                    state.writer_sleeps = true;
+                    self.bell.wait(&mut state);
+                }
+            }
+            Patience::Until(until) => {
+                state.writer_is_eager = true;
+                while !state.is_due() && state.waiting.ready.is_empty() {
+                    state.writer_sleeps = true;
+                    if self.bell.wait_until(&mut state, until).timed_out() {
+                        break;
+                    }
+                }
+                state.writer_is_eager = false;
+            }
         }
         state.writer_sleeps = false;
         state.urgent = false;
@@ -395,7 +426,7 @@ impl StreamSink for LaneBell {
             state.waiting.ready.push_back(self.key);
         }
         state.batch_bytes += bytes;
-        if urgency == Urgency::Now {
+        if urgency == Urgency::Now || state.writer_is_eager {
             self.outbox.ring(&mut state);
         } else if state.is_due() {
             self.outbox.wake(&mut state);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::application::Overflow;
-use super::outbox::{Outbox, Taken};
+use super::outbox::{Outbox, Patience, Taken};
 use super::soon::SoonList;
 use crate::protocol::{PongMessage, ServerMessage};
 use crate::scheduler::{Account, StreamSink, Urgency};
@@ -53,7 +53,7 @@ fn shuttle_a_writer_sees_everything_that_is_put_in() {
         let mut taken = Taken::default();
         let (mut n_ready, mut n_messages, mut n_application, mut n_pongs, mut pinged) = (0, 0, 0, 0, false);
         loop {
-            outbox.take(&mut taken, true);
+            outbox.take(&mut taken, Patience::Long);
             for key in taken.ready.drain(..) {
                 assert!((1..=2).contains(&key));
                 n_ready += 1;

@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::outbox::{Closing, Lane, Message, Outbox, Taken};
+use super::outbox::{Closing, Lane, Message, Outbox, Patience, Taken};
 use super::session::Session;
 use crate::clock;
 use crate::error::ErrorCode;
@@ -25,8 +26,14 @@ use crate::transport::websocket::{FrameWriter, MessageKind};
 /// Bytes of batches that go into one write.
 const GATHER_BYTES_MAX: usize = 256 * 1024;
 
+/// Bytes for which a write is worth while, though more could go into it.
+const WORTH_A_WRITE_BYTES: usize = 32 * 1024;
+
 /// Bytes of batches that one stream may put into a write before the next stream's turn.
 const QUANTUM_BYTES: usize = 32 * 1024;
+
+/// How long what is less urgent waits for what is more urgent and may come.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Why the writer ended.
 #[derive(Debug)]
@@ -74,6 +81,8 @@ pub(super) struct Writer {
     lanes: HashMap<u64, OpenLane>,
     /// Lanes that have something, by priority, weight and bytes.
     ready: FairQueue<u64>,
+    /// The highest priority in the write before.
+    highest_before: Option<u8>,
     pieces: Vec<Piece>,
     gathered_bytes: usize,
 }
@@ -92,6 +101,7 @@ impl Writer {
             frames,
             lanes: HashMap::new(),
             ready: FairQueue::new(),
+            highest_before: None,
             pieces: Vec::new(),
             gathered_bytes: 0,
         }
@@ -108,8 +118,8 @@ impl Writer {
     fn run(&mut self) -> io::Result<WriterEnd> {
         let mut taken = Taken::default();
         loop {
-            let nothing_left_over = self.ready.is_empty();
-            self.outbox.take(&mut taken, nothing_left_over);
+            let patience = self.patience();
+            self.outbox.take(&mut taken, patience);
             for payload in taken.pongs.drain(..) {
                 self.frames.write_pong(&payload)?;
             }
@@ -153,6 +163,17 @@ impl Writer {
         }
     }
 
+    /// What was more urgent in the last write may have more in a moment, and then goes first: what is less urgent waits for that
+    /// moment, once.
+    fn patience(&mut self) -> Patience {
+        let before = self.highest_before.take();
+        match self.ready.next_priority() {
+            None if self.ready.is_empty() => Patience::Long,
+            Some(next) if before.is_some_and(|before| before > next) => Patience::Until(clock::now() + MOMENT),
+            Some(_) | None => Patience::None,
+        }
+    }
+
     fn gather(&mut self, piece: Piece) {
         self.gathered_bytes += piece.message().1.len();
         self.pieces.push(piece);
@@ -166,11 +187,23 @@ impl Writer {
         }
     }
 
-    /// Lets the ready lanes take turns until there is enough for a write, or nothing more.
+    /// Lets the ready lanes take turns until there is enough for a write, or nothing more. What is less urgent does not fill up a
+    /// write that is worth while without it: by the next one there may be more of what is urgent.
     fn take_turns(&mut self) {
-        while self.gathered_bytes < GATHER_BYTES_MAX
-            && let Some((key, mut ticket)) = self.ready.pop()
-        {
+        let highest = self.ready.next_priority();
+        self.highest_before = highest;
+        while self.gathered_bytes < GATHER_BYTES_MAX {
+            let falls = self
+                .ready
+                .next_priority()
+                .zip(highest)
+                .is_some_and(|(next, highest)| next < highest);
+            if falls && self.gathered_bytes >= WORTH_A_WRITE_BYTES {
+                return;
+            }
+            let Some((key, mut ticket)) = self.ready.pop() else {
+                return;
+            };
             let Some(open) = self.lanes.get_mut(&key) else {
                 continue;
             };

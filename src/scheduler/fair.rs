@@ -61,6 +61,12 @@ pub(crate) struct Ticket {
     is_share: bool,
 }
 
+impl Ticket {
+    pub(crate) fn priority(self) -> u8 {
+        self.priority
+    }
+}
+
 #[derive(Debug)]
 struct Entry<T> {
     start: u64,
@@ -147,21 +153,56 @@ impl<T> FairQueue<T> {
 
     /// The item whose turn it is, and the ticket for it. What it is given is to be [told](Self::served).
     pub(crate) fn pop(&mut self) -> Option<(T, Ticket)> {
-        let waits = |class: &Class<T>| !class.waiting.is_empty();
-        let highest = self.classes.iter().rposition(waits)?;
-        let starved = self.classes[..highest]
-            .iter()
-            .position(|class| waits(class) && class.earned >= SHARE_QUANTUM_BYTES);
-        let idx = starved.unwrap_or(highest);
+        self.pop_beside(None)
+    }
+
+    /// The ticket of an item of this priority that is served for the first time, without having waited here.
+    pub(crate) fn newcomer(&self, priority: u8) -> Ticket {
+        Ticket {
+            priority,
+            finish: self.classes[usize::from(priority.min(PRIORITY_MAX))].clock,
+            is_share: false,
+        }
+    }
+
+    /// As [`pop`](Self::pop), where others are being served at the same time: those below the highest priority of them have only
+    /// what they have earned, so that `None` is given also where somebody waits.
+    pub(crate) fn pop_beside(&mut self, highest_served: Option<u8>) -> Option<(T, Ticket)> {
+        let (idx, is_share) = self.choose(highest_served)?;
         let class = &mut self.classes[idx];
         let Reverse(Entry { start, item, .. }) = class.waiting.pop()?;
         class.clock = class.clock.max(start);
         let ticket = Ticket {
             priority: idx as u8,
             finish: start,
-            is_share: starved.is_some(),
+            is_share,
         };
         Some((item, ticket))
+    }
+
+    /// Whether [`pop_beside`](Self::pop_beside) would give something.
+    pub(crate) fn has_turn_beside(&self, highest_served: Option<u8>) -> bool {
+        self.choose(highest_served).is_some()
+    }
+
+    /// The priority of whoever is next and not out of what it has earned; `None` also where nobody waits.
+    pub(crate) fn next_priority(&self) -> Option<u8> {
+        self.choose(None)
+            .and_then(|(idx, is_share)| (!is_share).then_some(idx as u8))
+    }
+
+    /// The priority whose turn it is, and whether it is out of what it has earned.
+    fn choose(&self, highest_served: Option<u8>) -> Option<(usize, bool)> {
+        let waits = |class: &Class<T>| !class.waiting.is_empty();
+        let highest = self.classes.iter().rposition(waits)?;
+        let below = highest.max(highest_served.map_or(0, usize::from));
+        let starved = self.classes[..below]
+            .iter()
+            .position(|class| waits(class) && class.earned >= SHARE_QUANTUM_BYTES);
+        match starved {
+            Some(idx) => Some((idx, true)),
+            None => (highest == below).then_some((highest, false)),
+        }
     }
 
     /// An item with this ticket has been given so many bytes.
@@ -289,6 +330,25 @@ mod tests {
             queue.push(item, Rank::default(), ticket);
         }
         assert!(turns["back"] <= 51, "{turns:?}");
+    }
+
+    #[test]
+    fn beside_somebody_urgent_there_is_only_what_was_earned() {
+        let mut queue = FairQueue::new();
+        queue.push("low", rank(1, 16), Ticket::default());
+        assert!(queue.pop_beside(Some(7)).is_none());
+        assert!(queue.has_turn_beside(Some(1)) && queue.has_turn_beside(None));
+        let mut urgent = Ticket {
+            priority: 7,
+            ..Ticket::default()
+        };
+        for _ in 0..10 {
+            queue.served(&mut urgent, rank(7, 16), TURN_BYTES);
+        }
+        let (_, mut ticket) = queue.pop_beside(Some(7)).expect("its share");
+        queue.served(&mut ticket, rank(1, 16), TURN_BYTES);
+        queue.push("low", rank(1, 16), ticket);
+        assert!(queue.pop_beside(Some(7)).is_none(), "which it has had");
     }
 
     #[test]

@@ -64,7 +64,6 @@ pub(crate) struct Stream {
     /// What its batches are counted for: the connection that asked for it.
     pub(super) account: Arc<Account>,
     pub(super) outlet: Mutex<Outlet>,
-    has_window: bool,
     group: GroupKey,
     priority: AtomicU8,
     weight: AtomicU16,
@@ -113,7 +112,6 @@ impl Stream {
             principal,
             core,
             account,
-            has_window: outlet.delivery.window().limits().is_some(),
             outlet: Mutex::new(outlet),
             group: connection.number(),
             priority: AtomicU8::new(rank.priority),
@@ -279,12 +277,19 @@ impl Stream {
         }
     }
 
-    /// A turn is over in which so many bytes were encoded. True where others wait for theirs.
-    pub(super) fn turn_over(&self, ticket: Ticket, bytes: usize) -> bool {
+    /// A turn is over in which so many bytes were encoded, and the stream leaves its worker.
+    pub(super) fn turn_over(&self, ticket: Ticket, bytes: usize) {
         let mut place = Place { ticket, ..self.place() };
-        let others_wait = self.core.queue.served(&mut place, bytes);
+        self.core.queue.served(&mut place, bytes);
         *self.ticket.lock() = place.ticket;
-        others_wait
+    }
+
+    /// A turn is over in which so many bytes were encoded. The ticket for the next, where nobody else waits for it.
+    pub(super) fn next_turn(&self, ticket: Ticket, bytes: usize) -> Option<Ticket> {
+        let mut place = Place { ticket, ..self.place() };
+        let goes_on = self.core.queue.served_and_goes_on(&mut place, bytes);
+        *self.ticket.lock() = place.ticket;
+        goes_on.then_some(place.ticket)
     }
 
     pub(crate) fn rank(&self) -> Rank {
@@ -331,24 +336,16 @@ impl Stream {
         self.counters.batches_held.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A batch has been let go. Without a window, wakes the stream once half of its share is free again: waking it for every
-    /// batch would cost a thread switch each.
+    /// A batch has been let go. A stream that held nothing else may make another, whatever the limits.
     pub(super) fn batch_gone(self: &Arc<Self>, held_bytes: usize) {
-        let bytes = self.counters.bytes_held.fetch_sub(held_bytes, Ordering::AcqRel) - held_bytes;
-        let batches = self.counters.batches_held.fetch_sub(1, Ordering::AcqRel) - 1;
-        let is_half_free =
-            || bytes <= self.core.share_bytes() / 2 && batches <= self.core.config.channel_buffer_size / 2;
-        if batches == 0 || (!self.has_window && is_half_free()) {
+        self.counters.bytes_held.fetch_sub(held_bytes, Ordering::AcqRel);
+        if self.counters.batches_held.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.wake();
         }
     }
 
-    /// Batches held in memory, and their bytes.
-    pub(super) fn held(&self) -> (usize, usize) {
-        (
-            self.counters.batches_held.load(Ordering::Acquire),
-            self.counters.bytes_held.load(Ordering::Acquire),
-        )
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.counters.batches_held.load(Ordering::Acquire) == 0
     }
 
     /// Counts a batch as sent.

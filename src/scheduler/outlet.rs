@@ -167,6 +167,7 @@ impl Stream {
         loop {
             let mut guard = self.outlet();
             let outlet = &mut *guard;
+            let was_roomy = self.is_half_empty(outlet);
             let events = &outlet.events;
             let taken = outlet.delivery.take(generation, || events.try_recv().ok());
             match &taken {
@@ -181,8 +182,8 @@ impl Stream {
                 Taken::End(_) | Taken::Discarded(_) | Taken::Nothing | Taken::Gone(_) => {}
             }
             let left_at = outlet.left_at;
-            let is_roomy = outlet.delivery.window().limits().is_some()
-                && outlet.delivery.in_channel() == self.core.config.channel_buffer_size as u64 / 2;
+            // Once for each time, because waking costs a thread switch; before the write, so that there is more by the next.
+            let is_roomy = !was_roomy && self.is_half_empty(outlet);
             drop(guard);
             match taken {
                 Taken::Discarded(batch) => drop(batch),
@@ -201,6 +202,13 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// Whether half of the room for what waits for the writer is free.
+    fn is_half_empty(&self, outlet: &Outlet) -> bool {
+        let n_max = self.core.config.channel_buffer_size as u64;
+        let fits = || outlet.delivery.window().unacked_bytes() <= self.core.share_bytes() as u64 / 2;
+        outlet.delivery.in_channel() <= n_max / 2 && (outlet.delivery.window().limits().is_some() || fits())
     }
 
     /// What progress looks like now.
@@ -410,25 +418,17 @@ impl Stream {
     /// Whether another batch may be made: by the window, by what waits for the writer, and by what is held in memory. A stream
     /// that holds nothing may always make one.
     pub(super) fn has_room(&self) -> bool {
-        let (may_make, in_channel, has_window) = {
+        let (may_make, fits) = {
             let outlet = self.outlet();
+            let window = outlet.delivery.window();
+            // Without a window, what is unacknowledged is what has not been sent.
+            let in_share = window.limits().is_some() || window.unacked_bytes() < self.core.share_bytes() as u64;
             (
                 outlet.delivery.may_make(self.core.config.retention_bytes),
-                outlet.delivery.in_channel(),
-                outlet.delivery.window().limits().is_some(),
+                in_share && outlet.delivery.in_channel() < self.core.config.channel_buffer_size as u64,
             )
         };
-        let (batches, bytes) = self.held();
-        if !may_make || batches == 0 {
-            return may_make;
-        }
-        let n_max = self.core.config.channel_buffer_size;
-        let fits = if has_window {
-            in_channel < n_max as u64
-        } else {
-            batches < n_max && bytes < self.core.share_bytes()
-        };
-        fits && self.account.has_room()
+        may_make && (self.holds_nothing() || (fits && self.account.has_room()))
     }
 
     /// The engine has stopped after a cancel: what is still under way is dropped.

@@ -4,12 +4,18 @@
 //! that others shall wait. Inside a connection it is a [`FairQueue`].
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use super::fair::{FairQueue, Rank, Ticket};
+use crate::clock;
 use crate::sync::{Condvar, Mutex};
 
 /// Bytes of batches that one stream may encode in one turn.
 pub(crate) const QUANTUM_BYTES: usize = 64 * 1024;
+
+/// Streams of lower priority wait for one of their connection that is being served for so long at the most: one that works longer
+/// for a turn does not need what they would take.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Groups that wait for nothing are forgotten once there are more than this and twice those that wait.
 const GROUPS_SWEPT_MIN: usize = 64;
@@ -23,6 +29,8 @@ struct Group<T> {
     /// Those that wait for their first turn ever.
     fresh: FairQueue<T>,
     known: FairQueue<T>,
+    /// The priorities of those on a worker, and since when.
+    serving: Vec<(Instant, u8)>,
     /// Grows by the bytes that its streams encode.
     virtual_time: u64,
 }
@@ -89,36 +97,72 @@ impl<T> GroupedQueue<T> {
         }
     }
 
-    /// The item whose turn it is, and the ticket for it.
-    pub(crate) fn pop(&mut self) -> Option<(T, Ticket)> {
+    /// The item whose turn it is, and the ticket for it. It counts as being served until that is [told](Self::served).
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<(T, Ticket)> {
         let is_fresh = self.n_fresh > 0 && (!self.fresh_was_last || self.n_known == 0);
-        self.fresh_was_last = is_fresh;
-        let set = if is_fresh {
-            &mut self.with_fresh
+        let popped = if is_fresh {
+            self.pop_fresh()
         } else {
-            &mut self.with_known
+            self.pop_known(now)
         };
-        let (virtual_time, key) = *set.first()?;
-        self.clock = self.clock.max(virtual_time);
-        let group = self.groups.get_mut(&key)?;
-        let queue = if is_fresh { &mut group.fresh } else { &mut group.known };
-        let (item, ticket) = queue.pop()?;
-        if queue.is_empty() {
-            set.remove(&(virtual_time, key));
+        // Those that have had turns may all have to wait for the more urgent of their connections.
+        let popped = popped.or_else(|| self.pop_fresh());
+        let (key, item, ticket) = popped?;
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.serving.push((now, ticket.priority()));
         }
-        if is_fresh {
-            self.n_fresh -= 1;
-            // First turns of one connection are counted as if they all took the same.
-            let mut counted = ticket;
-            group.fresh.served(&mut counted, Rank::default(), QUANTUM_BYTES);
-            Some((item, Ticket::default()))
-        } else {
-            self.n_known -= 1;
-            Some((item, ticket))
-        }
+        Some((item, ticket))
     }
 
-    /// The item at `place` has encoded so many bytes in its turn.
+    fn pop_fresh(&mut self) -> Option<(GroupKey, T, Ticket)> {
+        let (virtual_time, key) = *self.with_fresh.first()?;
+        let group = self.groups.get_mut(&key)?;
+        let (item, mut ticket) = group.fresh.pop()?;
+        if group.fresh.is_empty() {
+            self.with_fresh.remove(&(virtual_time, key));
+        }
+        self.clock = self.clock.max(virtual_time);
+        self.n_fresh -= 1;
+        self.fresh_was_last = true;
+        // First turns of one connection are counted as if they all took the same.
+        group.fresh.served(&mut ticket, Rank::default(), QUANTUM_BYTES);
+        Some((key, item, group.known.newcomer(ticket.priority())))
+    }
+
+    fn pop_known(&mut self, now: Instant) -> Option<(GroupKey, T, Ticket)> {
+        // At most as many groups are passed over as there are workers.
+        let groups = &self.groups;
+        let (virtual_time, key) = *self
+            .with_known
+            .iter()
+            .find(|(_, key)| groups.get(key).is_some_and(|group| group.has_turn(now)))?;
+        let group = self.groups.get_mut(&key)?;
+        let (item, ticket) = group.known.pop_beside(group.highest_served(now))?;
+        if group.known.is_empty() {
+            self.with_known.remove(&(virtual_time, key));
+        }
+        self.clock = self.clock.max(virtual_time);
+        self.n_known -= 1;
+        self.fresh_was_last = false;
+        Some((key, item, ticket))
+    }
+
+    /// Whether [`pop`](Self::pop) would give something.
+    pub(crate) fn has_turn(&self, now: Instant) -> bool {
+        let has_turn = |(_, key): &(u64, GroupKey)| self.groups.get(key).is_some_and(|group| group.has_turn(now));
+        self.n_fresh > 0 || self.with_known.iter().any(has_turn)
+    }
+
+    /// When somebody who has to wait need not wait any longer, whatever happens; `None` where nobody has to.
+    pub(crate) fn next_turn_at(&self) -> Option<Instant> {
+        let serving = |(_, key): &(u64, GroupKey)| {
+            let group = self.groups.get(key)?;
+            group.serving.iter().map(|(since, _)| *since + PATIENCE).min()
+        };
+        self.with_known.iter().filter_map(serving).min()
+    }
+
+    /// The item at `place` has encoded so many bytes in its turn, which is over.
     pub(crate) fn served(&mut self, place: &mut Place, bytes: usize) {
         let key = place.group;
         let before = self.group(key);
@@ -130,7 +174,19 @@ impl<T> GroupedQueue<T> {
         }
         if let Some(group) = self.groups.get_mut(&key) {
             group.virtual_time = after;
+            let priority = place.ticket.priority();
+            if let Some(idx) = group.serving.iter().position(|(_, serving)| *serving == priority) {
+                group.serving.swap_remove(idx);
+            }
             group.known.served(&mut place.ticket, place.rank, bytes);
+        }
+    }
+
+    /// The item at `place` goes on without having waited, because nobody else does.
+    pub(crate) fn serve_on(&mut self, place: &Place, now: Instant) {
+        self.group(place.group);
+        if let Some(group) = self.groups.get_mut(&place.group) {
+            group.serving.push((now, place.ticket.priority()));
         }
     }
 
@@ -160,12 +216,14 @@ impl<T> GroupedQueue<T> {
         let n_waiting = self.with_fresh.len() + self.with_known.len();
         if self.groups.len() > GROUPS_SWEPT_MIN + 2 * n_waiting {
             // Forgives what they had ahead of others: a turn or two, and seldom.
-            self.groups.retain(|_, group| !group.is_empty());
+            self.groups
+                .retain(|_, group| !group.is_empty() || !group.serving.is_empty());
         }
         let clock = self.clock;
         let group = self.groups.entry(key).or_insert_with(|| Group {
             fresh: FairQueue::new(),
             known: FairQueue::new(),
+            serving: Vec::new(),
             virtual_time: clock,
         });
         if group.is_empty() {
@@ -178,6 +236,20 @@ impl<T> GroupedQueue<T> {
 impl<T> Group<T> {
     fn is_empty(&self) -> bool {
         self.fresh.is_empty() && self.known.is_empty()
+    }
+
+    /// The highest priority for which those below it wait.
+    fn highest_served(&self, now: Instant) -> Option<u8> {
+        let is_quick = |since: Instant| now.saturating_duration_since(since) < PATIENCE;
+        let quick = self.serving.iter().filter(|(since, _)| is_quick(*since));
+        quick.map(|(_, priority)| *priority).max()
+    }
+
+    fn has_turn(&self, now: Instant) -> bool {
+        if self.serving.is_empty() {
+            return !self.known.is_empty();
+        }
+        self.known.has_turn_beside(self.highest_served(now))
     }
 }
 
@@ -226,7 +298,7 @@ impl<T, E> RunQueue<T, E> {
     /// How many items a new one would wait behind before its first turn: `None` where a worker is free for it.
     pub(crate) fn wait_ahead(&self) -> Option<usize> {
         let state = self.state.lock();
-        (state.n_idle <= state.runnable.len())
+        (state.n_idle <= state.runnable.n_fresh())
             .then(|| state.runnable.n_fresh() - state.n_stale.min(state.runnable.n_fresh()))
     }
 
@@ -255,19 +327,39 @@ impl<T, E> RunQueue<T, E> {
         }
     }
 
-    /// What the stream at `place` has encoded in its turn, which is over. True where others wait for theirs.
-    pub(crate) fn served(&self, place: &mut Place, bytes: usize) -> bool {
+    /// What the stream at `place` has encoded in its turn, which is over, and with it its being served.
+    pub(crate) fn served(&self, place: &mut Place, bytes: usize) {
         let mut state = self.state.lock();
         state.runnable.served(place, bytes);
-        state.runnable.len() > 0
+        self.wake_for_turn(&state);
     }
 
-    /// Gives `item` back and takes the next one, which may be the same: a worker between two turns. `None` once the queue is
-    /// empty all the same: somebody else took the item.
+    /// As [`served`](Self::served) for a stream that could go on at once. True where it does, because nobody waits.
+    pub(crate) fn served_and_goes_on(&self, place: &mut Place, bytes: usize) -> bool {
+        let mut state = self.state.lock();
+        state.runnable.served(place, bytes);
+        let goes_on = state.runnable.len() == 0;
+        if goes_on {
+            state.runnable.serve_on(place, clock::now());
+        }
+        goes_on
+    }
+
+    /// Gives `item` back and takes the next one, which may be the same: a worker between two turns. `None` where there is none
+    /// for now.
     pub(crate) fn exchange(&self, item: T, place: Place) -> Option<(T, Ticket)> {
         let mut state = self.state.lock();
         state.runnable.push_known(item, place);
-        state.runnable.pop()
+        let popped = state.runnable.pop(clock::now());
+        self.wake_for_turn(&state);
+        popped
+    }
+
+    /// Wakes a worker that had nothing to do but wait for another's turn to end.
+    fn wake_for_turn(&self, state: &State<T, E>) {
+        if state.n_idle > 0 && state.runnable.len() > 0 && state.runnable.has_turn(clock::now()) {
+            self.pushed.notify_one();
+        }
     }
 
     /// The next thing to do: blocks until there is one, and returns `None` once the queue is closed and empty. An aside is
@@ -281,16 +373,22 @@ impl<T, E> RunQueue<T, E> {
             {
                 return Some(Work::Aside(aside));
             }
-            if let Some((item, ticket)) = state.runnable.pop() {
+            if let Some((item, ticket)) = state.runnable.pop(clock::now()) {
                 return Some(Work::Turn(item, ticket));
             }
-            // Nothing waits, so nothing stale does.
-            state.n_stale = 0;
-            if state.closed {
-                return None;
+            if state.runnable.len() == 0 {
+                // Nothing waits, so nothing stale does.
+                state.n_stale = 0;
+                if state.closed {
+                    return None;
+                }
             }
+            let until = state.runnable.next_turn_at();
             state.n_idle += 1;
-            self.pushed.wait(&mut state);
+            match until {
+                None => self.pushed.wait(&mut state),
+                Some(until) => drop(self.pushed.wait_until(&mut state, until)),
+            }
             state.n_idle -= 1;
         }
     }
@@ -331,7 +429,7 @@ mod tests {
             queue.push_fresh(format!("fresh {n}"), place(1));
         }
         assert_eq!((queue.len(), queue.n_fresh()), (6, 3));
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop().map(|(item, _)| item)).collect();
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop(clock::now()).map(|(item, _)| item)).collect();
         assert_eq!(
             order,
             ["fresh 0", "known 0", "fresh 1", "known 1", "fresh 2", "known 2"]
@@ -345,7 +443,7 @@ mod tests {
         for n in 1..=100 {
             queue.push_fresh(n, place(n));
         }
-        let position = std::iter::from_fn(|| queue.pop()).position(|(item, _)| item == 0);
+        let position = std::iter::from_fn(|| queue.pop(clock::now())).position(|(item, _)| item == 0);
         assert_eq!(position, Some(1));
     }
 
@@ -366,7 +464,7 @@ mod tests {
         }
         let mut got = [0_u64; 3];
         for turn in 0..10_000 {
-            let (item, ticket) = queue.pop().expect("items are put back");
+            let (item, ticket) = queue.pop(clock::now()).expect("items are put back");
             let mut place = Place { ticket, ..places[item] };
             let bytes = if turn % 3 == 0 { 200_000 } else { 1_000 };
             got[place.group as usize] += bytes as u64;
@@ -383,7 +481,7 @@ mod tests {
         for group in 0..10_000 {
             let mut place = place(group);
             queue.push_fresh((), place);
-            queue.pop();
+            (_, place.ticket) = queue.pop(clock::now()).expect("just pushed");
             queue.served(&mut place, 1_000);
         }
         assert!(queue.groups.len() < 3 * GROUPS_SWEPT_MIN, "{}", queue.groups.len());
@@ -400,7 +498,7 @@ mod tests {
         }
         assert_eq!(queue.state.lock().runnable.len(), 4);
         assert_eq!(queue.wait_ahead(), Some(4));
-        let left: Vec<_> = std::iter::from_fn(|| queue.state.lock().runnable.pop()).collect();
+        let left: Vec<_> = std::iter::from_fn(|| queue.state.lock().runnable.pop(clock::now())).collect();
         assert_eq!(left.len(), 4);
     }
 

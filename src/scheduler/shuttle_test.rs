@@ -3,7 +3,7 @@
 //! A wake-up that is lost shows as a deadlock, which the scheduler reports with the order that led to it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
@@ -345,7 +345,7 @@ fn shuttle_a_drain_sees_the_last_stream_end() {
                 registry.remove(id);
             })
         });
-        assert_eq!(registry.wait_until_idle(Instant::now() + Duration::from_secs(3_600)), 0);
+        assert_eq!(registry.wait_until_idle(clock::now() + Duration::from_secs(3_600)), 0);
         for ender in enders {
             ender.join().unwrap();
         }

@@ -46,7 +46,7 @@ pub(super) fn work_until_closed(core: &Arc<Core>) {
 /// Takes turns at `stream` and, without letting go of the queue in between, at those that wait behind it.
 fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>, mut ticket: Ticket) {
     let Some(mut job) = stream.take_job() else {
-        return;
+        return stream.turn_over(ticket, 0);
     };
     loop {
         let mut bytes = 0;
@@ -69,25 +69,26 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>, mut ticket: Ticket) {
                     return stream.finish(job, |_| end);
                 }
                 Err(panic) => {
+                    stream.turn_over(ticket, bytes);
                     let end = job.panicked(&stream, panic.as_ref());
                     return stream.finish(job, |_| end);
                 }
             }
         }
-        if stream.turn_over(ticket, bytes) {
-            stream.put_back(job);
-            stream.nothing_follows();
-            let place = stream.place();
-            let Some((next, next_ticket)) = core.queue.exchange(stream, place) else {
-                return;
-            };
-            let Some(next_job) = next.take_job() else {
-                return;
-            };
-            (stream, ticket, job) = (next, next_ticket, next_job);
-        } else {
-            ticket = stream.place().ticket;
+        if let Some(next_ticket) = stream.next_turn(ticket, bytes) {
+            ticket = next_ticket;
+            continue;
         }
+        stream.put_back(job);
+        stream.nothing_follows();
+        let place = stream.place();
+        let Some((next, next_ticket)) = core.queue.exchange(stream, place) else {
+            return;
+        };
+        let Some(next_job) = next.take_job() else {
+            return next.turn_over(next_ticket, 0);
+        };
+        (stream, ticket, job) = (next, next_ticket, next_job);
     }
 }
 
