@@ -217,3 +217,39 @@ fn a_query_can_come_on_standard_input() {
     let output = process.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "{\"n\":3}\n");
 }
+
+#[test]
+fn streams_are_listed_and_stopped_from_outside() {
+    let served = Served::new();
+    let (mut process, mut out) = endless(&served);
+    let listed = rowstream(&["ps", &served.url, "--json"]).output().unwrap();
+    let text = String::from_utf8(listed.stdout).unwrap();
+    let stream: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+    assert_eq!(
+        (stream["attached"].as_bool(), stream["resumable"].as_bool()),
+        (Some(true), Some(true))
+    );
+    let id = stream["stream_id"].as_str().unwrap();
+    let table = rowstream(&["ps", &served.url]).output().unwrap();
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains(id) && table.contains("STATE"), "{table}");
+    let unknown = "7f1b4c1e-5a0e-4a53-9d8f-1c5f5f1f4f10";
+    assert_eq!(
+        rowstream(&["cancel", &served.url, unknown])
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(1)
+    );
+    assert_eq!(
+        rowstream(&["cancel", &served.url, "x"]).output().unwrap().status.code(),
+        Some(2)
+    );
+    assert_eq!(
+        rowstream(&["cancel", &served.url, id]).output().unwrap().status.code(),
+        Some(0)
+    );
+    std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(1), "stopped by somebody else");
+}

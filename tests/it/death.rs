@@ -1,9 +1,10 @@
 //! Clients that die, in every phase of their stream's life.
 
 use std::net::Shutdown;
+use std::time::Duration;
 
 use rowstream::engine::memory::{Gate, MemoryEngine, Script};
-use rowstream::{ServerHandle, StreamingConfig};
+use rowstream::{Server, ServerHandle, StreamingConfig};
 use serde_json::json;
 
 use crate::blocking::{wait_until_stalled, wide};
@@ -127,4 +128,36 @@ fn a_close_is_answered_and_takes_the_streams_along() {
     client.send_raw(tungstenite::Message::Close(Some(frame)));
     assert_eq!(client.recv_close(), 1000);
     check_nothing_is_left(&server, &engine);
+}
+
+/// A peer that does not answer pings, though its system goes on taking bytes.
+#[test]
+fn a_peer_without_a_sign_of_life_is_given_up() {
+    let script = Script::new(["n"]).row([1.into()]).gate(&Gate::new());
+    let engine = MemoryEngine::builder().query("q", script).build();
+    let server = Server::builder()
+        .engine("memory", engine.clone())
+        .heartbeat(Duration::from_millis(20), Duration::from_millis(60))
+        .listen("127.0.0.1:0")
+        .start()
+        .unwrap();
+    let mut lively = Plain::connect(&server);
+    let mut dead = Plain::connect(&server);
+    dead.query("q", json!({"resumable": true}));
+    dead.recv_started();
+    // Whoever reads answers pings, and stays: its own messages are the clock.
+    while server.connections() > 1 {
+        lively.send(&json!({"type": "ping"}));
+        lively.recv();
+    }
+    eventually("its stream waits for it", &vec![false], || {
+        server
+            .streams()
+            .reports()
+            .iter()
+            .map(|report| report.attached)
+            .collect()
+    });
+    server.shutdown();
+    assert_eq!(engine.probe().cursors_open, 0);
 }
