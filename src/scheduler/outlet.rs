@@ -71,8 +71,9 @@ pub(super) struct Outlet {
     columns: Option<Vec<u8>>,
     /// Whether a client can know the stream's token.
     is_started_given: bool,
-    /// Whether the client has shown that it knows its newest token.
-    is_token_confirmed: bool,
+    /// The client has shown that it knows its newest token once it acknowledges this batch or a later one: they were never sent
+    /// before the answer that brought the token. `None` once it has.
+    unconfirmed_until: Option<u64>,
     /// When the client last took or acknowledged something.
     moved_at: Instant,
     /// Since when the stream is held only in case somebody comes back.
@@ -105,7 +106,7 @@ impl Outlet {
             meter: ProgressMeter::default(),
             columns: None,
             is_started_given: false,
-            is_token_confirmed: true,
+            unconfirmed_until: None,
             moved_at: now,
             left_at: None,
             progress_at: None,
@@ -238,8 +239,9 @@ impl Stream {
                 None => Vec::new(),
             };
             outlet.moved_at = clock::now();
-            if !std::mem::replace(&mut outlet.is_token_confirmed, true) {
-                // Who acknowledges on this connection has read what it began with.
+            // What came over the connection before may be acknowledged before the answer to the resume has been read.
+            let is_proof = |batch: &mut u64| number.is_some_and(|number| number >= *batch);
+            if outlet.unconfirmed_until.take_if(is_proof).is_some() {
                 self.core.registry.confirm_token(self.id);
             }
             (
@@ -358,7 +360,7 @@ impl Stream {
             outlet.left_at = None;
             outlet.moved_at = clock::now();
             self.core.registry.rotate_token(self.id, old, new);
-            outlet.is_token_confirmed = false;
+            outlet.unconfirmed_until = Some(attached.next_batch);
             (attached, freed, outlet.columns.clone(), before)
         };
         drop(freed);

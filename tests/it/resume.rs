@@ -353,3 +353,27 @@ fn where_memory_is_scarce_those_that_nobody_has_go_first() {
     let held = server.streams().bytes_held();
     assert!(held <= (2 << 20) + 6 * 256 * 1024, "{held}");
 }
+
+/// A client that takes rows of the connection before acknowledges them on the new one before it has read the answer to its resume:
+/// where that is lost, too, it has the older token only. Found by twenty thousand cuts.
+#[test]
+fn an_acknowledgement_of_what_came_before_proves_no_token() {
+    let server = serve(MemoryEngine::builder().query("q", numbers()).build());
+    let mut client = Plain::connect(&server);
+    let (stream_id, token) = start(&mut client, "q", json!({"window": {"batches": 4}}));
+    for _ in 0..4 {
+        recv_batch(&mut client);
+    }
+    drop(client);
+    wait_until_detached(&server);
+    let mut lost = Plain::connect(&server);
+    assert!(matches!(resume(&mut lost, &token, 3), Wire::QueryResumed { .. }));
+    ack(&mut lost, &stream_id, 3);
+    lost.send(&json!({"type": "ping"}));
+    while !matches!(lost.recv_unchecked(), Wire::Pong { .. }) {}
+    drop(lost);
+    wait_until_detached(&server);
+    let mut client = Plain::connect(&server);
+    let resumed = resume(&mut client, &token, 3);
+    assert!(matches!(resumed, Wire::QueryResumed { .. }), "{resumed:?}");
+}
