@@ -137,7 +137,7 @@ fn a_peer_without_a_sign_of_life_is_given_up() {
     let engine = MemoryEngine::builder().query("q", script).build();
     let server = Server::builder()
         .engine("memory", engine.clone())
-        .heartbeat(Duration::from_millis(20), Duration::from_millis(60))
+        .heartbeat(Duration::from_millis(100), Duration::from_millis(1_500))
         .listen("127.0.0.1:0")
         .start()
         .unwrap();

@@ -270,7 +270,7 @@ fn queries_beyond_the_workers_are_told_their_position_and_those_beyond_the_queue
 #[test]
 fn a_client_that_takes_nothing_is_cut_off() {
     let mut config = StreamingConfig::default();
-    config.stall_limit = Duration::from_millis(50);
+    config.stall_limit = Duration::from_millis(200);
     let server = serve_with(MemoryEngine::builder().query("q", numbers()).build(), 2, config);
     let mut client = Plain::connect(&server);
     client.query(
@@ -318,14 +318,14 @@ fn an_engine_that_takes_long_is_no_slow_client() {
     let gate = Gate::new();
     let script = Script::new(["n"]).row([1.into()]).gate(&gate).row([2.into()]);
     let mut config = StreamingConfig::default();
-    config.stall_limit = Duration::from_millis(20);
+    config.stall_limit = Duration::from_millis(200);
     let server = serve_with(MemoryEngine::builder().query("q", script).build(), 2, config);
     let mut client = Plain::connect(&server);
-    // Progress every 50 ms is the clock: two of them, and the limit has long passed.
+    // Progress every 50 ms is the clock: eight of them, and the limit has long passed.
     client.query("q", json!({"window": {"batches": 4}, "progress_interval_ms": 50}));
     client.recv_started();
     gate.wait_reached(DEADLINE).unwrap();
-    for _ in 0..2 {
+    for _ in 0..8 {
         client.recv_until("progress", |wire| matches!(wire, Wire::QueryProgress { .. }));
     }
     gate.open();
