@@ -14,6 +14,9 @@ use crate::clock;
 use crate::scheduler::Alarm;
 use crate::transport::ReadHalf;
 
+/// A write that takes so long was held up by the peer, and its end is a sign that the peer takes what it is sent.
+const HELD_UP: Duration = Duration::from_millis(10);
+
 /// How a server finds out that a peer is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeartbeatRules {
@@ -39,7 +42,7 @@ enum Verdict {
 struct Signs {
     /// Since anything was read.
     silent: Duration,
-    /// Since anything was written.
+    /// Since the peer made room for a write that was held up, or such a write began.
     unwritten: Duration,
     /// Whether a write is under way.
     is_writing: bool,
@@ -81,6 +84,7 @@ pub(super) struct Pulse {
     start: Instant,
     read_ms: AtomicU64,
     wrote_ms: AtomicU64,
+    write_began_ms: AtomicU64,
     is_writing: AtomicBool,
 }
 
@@ -90,6 +94,7 @@ impl Pulse {
             start: clock::now(),
             read_ms: AtomicU64::new(0),
             wrote_ms: AtomicU64::new(0),
+            write_began_ms: AtomicU64::new(0),
             is_writing: AtomicBool::new(false),
         })
     }
@@ -105,10 +110,15 @@ impl Pulse {
     fn signs(&self, now: Instant) -> Signs {
         let now = self.millis(now);
         let since = |at: &AtomicU64| Duration::from_millis(now.saturating_sub(at.load(Ordering::Relaxed)));
+        let is_writing = self.is_writing.load(Ordering::Relaxed);
+        let mut unwritten = since(&self.wrote_ms);
+        if is_writing {
+            unwritten = unwritten.min(since(&self.write_began_ms));
+        }
         Signs {
             silent: since(&self.read_ms),
-            unwritten: since(&self.wrote_ms),
-            is_writing: self.is_writing.load(Ordering::Relaxed),
+            unwritten,
+            is_writing,
         }
     }
 }
@@ -144,11 +154,13 @@ pub(super) struct PulsingWrite {
 impl PulsingWrite {
     fn pulsing<T>(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> io::Result<T> {
         // A write that begins now is not one that has been stuck since the one before.
-        self.pulse.stamp(&self.pulse.wrote_ms);
+        let began_at = clock::now();
+        self.pulse.stamp(&self.pulse.write_began_ms);
         self.pulse.is_writing.store(true, Ordering::Relaxed);
         let written = write(self.write.as_mut());
         self.pulse.is_writing.store(false, Ordering::Relaxed);
-        if written.is_ok() {
+        // What the system takes at once says nothing of the peer.
+        if written.is_ok() && clock::now().saturating_duration_since(began_at) >= HELD_UP {
             self.pulse.stamp(&self.pulse.wrote_ms);
         }
         written
