@@ -129,11 +129,15 @@ impl Stream {
         }
     }
 
+    /// Gives the stream its job. Before anybody else can find it: a cancel that found no job would end nothing.
+    pub(super) fn give_job(&self, job: Box<Job>) {
+        self.rest.lock().job = Some(job);
+    }
+
     /// Puts the stream into the run queue for the first time.
-    pub(super) fn launch(self: &Arc<Self>, job: Box<Job>) {
+    pub(super) fn launch(self: &Arc<Self>) {
         self.outlet().progress_at = self.plan.progress_interval.map(|interval| self.accepted_at + interval);
         self.arm(self.accepted_at);
-        self.rest.lock().job = Some(job);
         self.core.queue.push_fresh(Arc::clone(self), self.place());
     }
 

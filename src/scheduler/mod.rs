@@ -306,7 +306,6 @@ impl Scheduler {
     /// Lets an accepted stream run. Tells it to wait, with its position, where no worker is free.
     pub(crate) fn launch(&self, accepted: Accepted) {
         let Accepted { stream, mut job, token } = accepted;
-        self.core.registry.insert(stream.id, Arc::clone(&stream), token);
         if let Some(n_ahead) = self.core.queue.wait_ahead() {
             let message = ServerMessage::QueryQueued(QueuedMessage {
                 stream_id: stream.id,
@@ -316,7 +315,9 @@ impl Scheduler {
             job.send_message(NoteKind::Queued, &message);
         }
         log::debug!("stream {}: accepted for engine {}", stream.id, stream.plan.engine_name);
-        stream.launch(job);
+        stream.give_job(job);
+        self.core.registry.insert(stream.id, Arc::clone(&stream), token);
+        stream.launch();
         // A stop that came between `accept` and `launch` has not seen this stream.
         if !self.accepting.load(Ordering::Acquire) {
             stream.cancel(CancelReason::Shutdown);

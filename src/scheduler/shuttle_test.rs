@@ -109,8 +109,9 @@ fn launch(core: &Arc<Core>, n_rows: u64, window: Option<u32>, is_resumable: bool
         checksum: false,
     };
     let job = Box::new(Job::new(&stream, rules, channel, None));
+    stream.give_job(job);
     core.registry.insert(stream.id, Arc::clone(&stream), None);
-    stream.launch(job);
+    stream.launch();
     stream
 }
 
