@@ -215,8 +215,12 @@ impl Stream {
         }
         let end = end(&job);
         let status = end.status();
-        self.rest.lock().turn.end();
-        self.set_status(status);
+        {
+            let mut rest = self.rest.lock();
+            // Under one lock: a cancel finds that a worker has the job, or how it has ended.
+            self.set_status(status);
+            rest.turn.end();
+        }
         self.estimate_cancel.cancel(CancelReason::Admin);
         if status == QueryStreamStatus::Cancelled {
             self.drop_pending();
@@ -225,6 +229,13 @@ impl Stream {
         log::debug!("stream {}: {status:?}", self.id);
         job.send_end(end);
         drop(job);
+        if status != QueryStreamStatus::Cancelled
+            && let Some(reason) = self.cancel.reason()
+        {
+            // It came when the engine was done and nobody had said so yet, and has left the rest to this thread.
+            let latency = Duration::ZERO;
+            self.cut_tail(StreamEnd::Cancelled { reason, latency });
+        }
         self.notify(Urgency::Now, 0);
         self.settle();
     }
