@@ -347,6 +347,11 @@ fn shuttle_a_drain_sees_the_last_stream_end() {
             })
         });
         assert_eq!(registry.wait_until_idle(clock::now() + Duration::from_secs(3_600)), 0);
+        assert_eq!(
+            registry.statistics().completed,
+            3,
+            "counted before it is seen to have ended"
+        );
         for ender in enders {
             ender.join().unwrap();
         }
