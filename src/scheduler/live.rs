@@ -2,7 +2,6 @@
 //!
 //! Its end that faces the client is in the [outlet](super::outlet). Must not know connections.
 
-use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
@@ -21,6 +20,7 @@ use crate::id::{Principal, RequestId, StreamId};
 use crate::protocol::{Phase, TotalKind};
 use crate::stream::{QueryStreamStatus, Sample, Turn};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
 /// What was asked for, with the server's defaults filled in.
 #[derive(Debug, Clone)]

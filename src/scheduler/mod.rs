@@ -12,13 +12,14 @@ mod live;
 mod outlet;
 mod queue;
 #[cfg(all(test, rowstream_shuttle))]
+mod scheduled_test;
+#[cfg(all(test, rowstream_shuttle))]
 mod shuttle_test;
 mod timekeeper;
 mod worker;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -47,6 +48,7 @@ use crate::id::{ConnectionId, Epoch, Principal, ResumeToken, StreamId, TokenHash
 use crate::protocol::{ErrorMessage, QueuedMessage, ResumeQuery, ServerMessage, StreamQuery, WindowRequest};
 use crate::stream::{Registry, RegistryStatistics, StreamingConfig, WindowLimits};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::thread::{STACK_BYTES_CONNECTION, STACK_BYTES_WORKER, spawn_named};
 
 /// Estimates that wait for a worker. When full, further streams go without a total.

@@ -23,7 +23,7 @@ use crate::sync::atomic::AtomicUsize;
 
 const ORDERS: usize = 3_000;
 
-fn core(config: StreamingConfig) -> Arc<Core> {
+pub(super) fn core(config: StreamingConfig) -> Arc<Core> {
     let budget = Budget::new(config.held_bytes_max);
     Arc::new(Core {
         config,
@@ -39,13 +39,13 @@ fn core(config: StreamingConfig) -> Arc<Core> {
 
 /// A writer's doorbell.
 #[derive(Default)]
-struct Bell {
+pub(super) struct Bell {
     rung: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Bell {
-    fn wait(&self) {
+    pub(super) fn wait(&self) {
         let mut rung = self.rung.lock();
         while !std::mem::take(&mut *rung) {
             self.changed.wait(&mut rung);
