@@ -39,7 +39,7 @@
 //! | `clock`, `thread`, `sync` | the only look at the time; the only start of a thread; the locks that tests can schedule | – |
 //! | [`protocol`] | messages, bytes in and bytes out | `rows error id` |
 //! | [`transport`] | sockets, memory pairs, WebSocket frames | `error thread` |
-//! | [`engine`] | the traits, the scripted engine, SQLite | `rows error clock` |
+//! | [`engine`] | the traits, the scripted engine, SQLite | `rows error clock sync` |
 //! | `stream` | life cycle, window, delivery, progress arithmetic, the registry of streams | `rows error id sync` |
 //! | `scheduler` | run queue, fairness, workers, what may be held, timekeeper | `rows clock engine error id protocol stream sync thread` |
 //! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `rows clock error id protocol scheduler stream sync thread transport` |

@@ -16,7 +16,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("error", &["id"]),
     ("protocol", &["rows", "error", "id"]),
     ("transport", &["error", "thread"]),
-    ("engine", &["rows", "error", "clock"]),
+    ("engine", &["rows", "error", "clock", "sync"]),
     ("stream", &["rows", "error", "id", "sync"]),
     (
         "scheduler",
@@ -67,7 +67,12 @@ const ONE_HOME: &[(&str, &[&str])] = &[
     ("thread::Builder", &["thread.rs"]),
     (
         "thread::spawn",
-        &["scheduler/shuttle_test.rs", "connection/shuttle_test.rs"],
+        &[
+            "scheduler/scheduled_test.rs",
+            "scheduler/shuttle_test.rs",
+            "connection/scheduled_test.rs",
+            "connection/shuttle_test.rs",
+        ],
     ),
     ("thread::sleep", &[]),
     ("unbounded", &[]),

@@ -6,12 +6,12 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::ConnectionHandle;
 use crate::clock;
 use crate::scheduler::Alarm;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::transport::ReadHalf;
 
 /// A write that takes so long was held up by the peer, and its end is a sign that the peer takes what it is sent.

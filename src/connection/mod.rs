@@ -9,6 +9,8 @@ pub(crate) mod http;
 mod outbox;
 mod reader;
 mod report;
+#[cfg(all(test, rowstream_shuttle))]
+mod scheduled_test;
 mod session;
 #[cfg(all(test, rowstream_shuttle))]
 mod shuttle_test;
@@ -20,7 +22,6 @@ use std::io;
 use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use application::{ApplicationMessage, ConnectionSender, Handled, MessageHandler, Overflow, Sent};
 pub(crate) use heartbeat::HeartbeatRules;
@@ -32,6 +33,7 @@ use crate::id::{ConnectionId, Principal};
 use crate::protocol::CloseCode;
 use crate::scheduler::{AlarmGuard, Origin, Scheduler};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::transport::{Halves, Transport, TransportControl};
 
 /// What all connections of a server share.

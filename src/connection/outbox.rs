@@ -3,7 +3,6 @@
 //! Batches themselves wait in their streams' channels; the outbox knows only which channels have something. Control messages
 //! and control frames have lanes of their own and overtake everything. Every lane is bounded.
 
-use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use super::soon::SoonList;
 use crate::protocol::{CloseCode, ServerMessage, encode_message};
 use crate::scheduler::{Account, Permit, Stream, StreamSink, Urgency};
 use crate::stream::Generation;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 use crate::transport::websocket::{ControlLane, MessageKind};
 

@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::application::{ApplicationMessage, ConnectionSender, Handled};
 use super::heartbeat::{Heartbeat, Pulse, PulsingRead, PulsingWrite};
 use super::http::{self, Answer};
@@ -25,6 +23,7 @@ use crate::id::RequestId;
 use crate::protocol::{CloseCode, ErrorMessage, ResumeQuery, ResumedMessage, ServerMessage, StreamQuery};
 use crate::scheduler::{Alarm, AlarmGuard, Resumed, Stream, StreamSink};
 use crate::stream::{AckError, BeyondSent};
+use crate::sync::Mutex;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 use crate::transport::websocket::{
     ControlLane, FrameWriter, InboundLimits, Incoming, MessageKind, ReadEnd, Side, read_messages,

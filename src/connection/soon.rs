@@ -54,17 +54,17 @@ impl SoonList {
 
     /// Has the outbox's writer woken soon. Never blocks.
     pub(super) fn add(self: &Arc<Self>, outbox: Arc<Outbox>) {
-        let arm = {
-            let mut state = self.state.lock();
-            state.waiting.push(outbox);
-            !std::mem::replace(&mut state.armed, true)
-        };
-        if arm && let Some(scheduler) = self.scheduler.upgrade() {
-            let guard = scheduler
-                .timekeeper()
-                .set(clock::now() + SOON, Arc::clone(self) as Arc<dyn Alarm>);
-            let before = self.state.lock().guard.replace(guard);
-            drop(before);
+        // Before the lock, and so let go after it: the last one to let go of a scheduler stops it.
+        let scheduler = self.scheduler.upgrade();
+        let mut state = self.state.lock();
+        state.waiting.push(outbox);
+        if !std::mem::replace(&mut state.armed, true)
+            && let Some(scheduler) = &scheduler
+        {
+            let alarm = Arc::clone(self) as Arc<dyn Alarm>;
+            // Under the lock: whoever set the next alarm before this one is kept would have it taken back.
+            let guard = scheduler.timekeeper().set(clock::now() + SOON, alarm);
+            state.guard = Some(guard);
         }
     }
 }

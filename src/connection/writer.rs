@@ -8,8 +8,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::outbox::{Closing, Lane, Message, Outbox, Patience, Taken};
 use super::session::Session;
 use crate::clock;
@@ -21,6 +19,7 @@ use crate::protocol::{
 };
 use crate::scheduler::{Completion, EncodedBatch, FairQueue, Scheduler, Stream, StreamEnd, Ticket, Timings};
 use crate::stream::{Gone, Taken as StreamTaken};
+use crate::sync::Mutex;
 use crate::transport::websocket::{FrameWriter, MessageKind};
 
 /// Bytes of batches that go into one write.

@@ -2,11 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::error::CancelReason;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// Something that ends an engine's wait: an interrupt, a cancel request, a channel's wake-up.
 type Hook = Box<dyn FnMut() + Send>;

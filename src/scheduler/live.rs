@@ -2,7 +2,6 @@
 //!
 //! Its end that faces the client is in the [outlet](super::outlet). Must not know connections.
 
-use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
@@ -21,6 +20,7 @@ use crate::id::{Principal, RequestId, StreamId};
 use crate::protocol::{Phase, TotalKind};
 use crate::stream::{QueryStreamStatus, Sample, Turn};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
 /// What was asked for, with the server's defaults filled in.
 #[derive(Debug, Clone)]
@@ -129,11 +129,15 @@ impl Stream {
         }
     }
 
+    /// Gives the stream its job. Before anybody else can find it: a cancel that found no job would end nothing.
+    pub(super) fn give_job(&self, job: Box<Job>) {
+        self.rest.lock().job = Some(job);
+    }
+
     /// Puts the stream into the run queue for the first time.
-    pub(super) fn launch(self: &Arc<Self>, job: Box<Job>) {
+    pub(super) fn launch(self: &Arc<Self>) {
         self.outlet().progress_at = self.plan.progress_interval.map(|interval| self.accepted_at + interval);
         self.arm(self.accepted_at);
-        self.rest.lock().job = Some(job);
         self.core.queue.push_fresh(Arc::clone(self), self.place());
     }
 
@@ -211,8 +215,12 @@ impl Stream {
         }
         let end = end(&job);
         let status = end.status();
-        self.rest.lock().turn.end();
-        self.set_status(status);
+        {
+            let mut rest = self.rest.lock();
+            // Under one lock: a cancel finds that a worker has the job, or how it has ended.
+            self.set_status(status);
+            rest.turn.end();
+        }
         self.estimate_cancel.cancel(CancelReason::Admin);
         if status == QueryStreamStatus::Cancelled {
             self.drop_pending();
@@ -221,6 +229,13 @@ impl Stream {
         log::debug!("stream {}: {status:?}", self.id);
         job.send_end(end);
         drop(job);
+        if status != QueryStreamStatus::Cancelled
+            && let Some(reason) = self.cancel.reason()
+        {
+            // It came when the engine was done and nobody had said so yet, and has left the rest to this thread.
+            let latency = Duration::ZERO;
+            self.cut_tail(StreamEnd::Cancelled { reason, latency });
+        }
         self.notify(Urgency::Now, 0);
         self.settle();
     }

@@ -12,13 +12,14 @@ mod live;
 mod outlet;
 mod queue;
 #[cfg(all(test, rowstream_shuttle))]
+mod scheduled_test;
+#[cfg(all(test, rowstream_shuttle))]
 mod shuttle_test;
 mod timekeeper;
 mod worker;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -47,6 +48,7 @@ use crate::id::{ConnectionId, Epoch, Principal, ResumeToken, StreamId, TokenHash
 use crate::protocol::{ErrorMessage, QueuedMessage, ResumeQuery, ServerMessage, StreamQuery, WindowRequest};
 use crate::stream::{Registry, RegistryStatistics, StreamingConfig, WindowLimits};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::thread::{STACK_BYTES_CONNECTION, STACK_BYTES_WORKER, spawn_named};
 
 /// Estimates that wait for a worker. When full, further streams go without a total.
@@ -306,7 +308,6 @@ impl Scheduler {
     /// Lets an accepted stream run. Tells it to wait, with its position, where no worker is free.
     pub(crate) fn launch(&self, accepted: Accepted) {
         let Accepted { stream, mut job, token } = accepted;
-        self.core.registry.insert(stream.id, Arc::clone(&stream), token);
         if let Some(n_ahead) = self.core.queue.wait_ahead() {
             let message = ServerMessage::QueryQueued(QueuedMessage {
                 stream_id: stream.id,
@@ -316,7 +317,9 @@ impl Scheduler {
             job.send_message(NoteKind::Queued, &message);
         }
         log::debug!("stream {}: accepted for engine {}", stream.id, stream.plan.engine_name);
-        stream.launch(job);
+        stream.give_job(job);
+        self.core.registry.insert(stream.id, Arc::clone(&stream), token);
+        stream.launch();
         // A stop that came between `accept` and `launch` has not seen this stream.
         if !self.accepting.load(Ordering::Acquire) {
             stream.cancel(CancelReason::Shutdown);

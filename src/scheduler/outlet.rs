@@ -454,24 +454,31 @@ impl Stream {
                 }
             );
             // A server that goes away lets finish what finishes by itself.
-            if outlet.delivery.is_end_given() || window.pending() == 0 || (is_shutdown && goes_on) {
+            if outlet.delivery.is_end_given() || (is_shutdown && goes_on) {
                 return;
             }
-            let mut unwanted: VecDeque<_> = outlet.delivery.cancelled();
-            outlet.delivery.replace_end(end);
-            unwanted.extend(outlet.absorb());
+            let mut unwanted = VecDeque::new();
+            if window.pending() > 0 {
+                unwanted = outlet.delivery.cancelled();
+                outlet.delivery.replace_end(end);
+                unwanted.extend(outlet.absorb());
+            } else {
+                // There is nothing to cut, and only a pause can hold up the engine's own terminator.
+                outlet.delivery.set_paused(false);
+            }
             (Arc::clone(&outlet.sink), unwanted)
         };
         drop(unwanted);
         sink.notify(Urgency::Now, 0);
     }
 
-    /// Removes the stream if nothing of it is left to deliver: its engine's side is over, and nobody takes the rest.
+    /// Removes the stream if nothing of it is left to deliver: its engine's side is over, and nobody takes the rest, or the
+    /// terminator of a cancel has overtaken the engine's own.
     pub(super) fn settle(self: &Arc<Self>) {
         let is_over = {
             let outlet = self.outlet();
-            let is_attached = outlet.delivery.is_attached();
-            outlet.delivery.is_released() || (!is_attached && outlet.left_at.is_none())
+            let is_done = !outlet.delivery.is_attached() || outlet.delivery.is_end_given();
+            outlet.delivery.is_released() || (is_done && outlet.left_at.is_none())
         };
         if is_over && self.status().is_terminal() {
             self.remove();

@@ -23,7 +23,7 @@ use crate::sync::atomic::AtomicUsize;
 
 const ORDERS: usize = 3_000;
 
-fn core(config: StreamingConfig) -> Arc<Core> {
+pub(super) fn core(config: StreamingConfig) -> Arc<Core> {
     let budget = Budget::new(config.held_bytes_max);
     Arc::new(Core {
         config,
@@ -39,13 +39,13 @@ fn core(config: StreamingConfig) -> Arc<Core> {
 
 /// A writer's doorbell.
 #[derive(Default)]
-struct Bell {
+pub(super) struct Bell {
     rung: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Bell {
-    fn wait(&self) {
+    pub(super) fn wait(&self) {
         let mut rung = self.rung.lock();
         while !std::mem::take(&mut *rung) {
             self.changed.wait(&mut rung);
@@ -109,8 +109,9 @@ fn launch(core: &Arc<Core>, n_rows: u64, window: Option<u32>, is_resumable: bool
         checksum: false,
     };
     let job = Box::new(Job::new(&stream, rules, channel, None));
+    stream.give_job(job);
     core.registry.insert(stream.id, Arc::clone(&stream), None);
-    stream.launch(job);
+    stream.launch();
     stream
 }
 
@@ -346,6 +347,11 @@ fn shuttle_a_drain_sees_the_last_stream_end() {
             })
         });
         assert_eq!(registry.wait_until_idle(clock::now() + Duration::from_secs(3_600)), 0);
+        assert_eq!(
+            registry.statistics().completed,
+            3,
+            "counted before it is seen to have ended"
+        );
         for ender in enders {
             ender.join().unwrap();
         }

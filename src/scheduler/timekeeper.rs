@@ -90,6 +90,27 @@ impl Timekeeper {
         }
     }
 
+    /// What the thread would do: for tests that schedule it.
+    #[cfg(all(test, rowstream_shuttle))]
+    pub(super) fn ring(&self) -> impl FnOnce() + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.ring_until_closed()
+    }
+
+    /// Makes all alarms due that are set.
+    #[cfg(all(test, rowstream_shuttle))]
+    pub(crate) fn let_time_pass(&self) {
+        let mut guard = self.shared.state.lock();
+        let state = &mut *guard;
+        let now = clock::now();
+        for ((_, id), alarm) in std::mem::take(&mut state.by_time) {
+            state.by_time.insert((now, id), alarm);
+            state.times.insert(id, now);
+        }
+        drop(guard);
+        self.shared.changed.notify_one();
+    }
+
     /// Has `alarm` rung at `at`, or at once if that has passed. Never blocks.
     #[must_use]
     pub(crate) fn set(&self, at: Instant, alarm: Arc<dyn Alarm>) -> AlarmGuard {

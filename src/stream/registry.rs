@@ -115,11 +115,6 @@ impl<T> Registry<T> {
         if !std::mem::replace(&mut entry.is_running, false) {
             return;
         }
-        let n_before = self.n_running.fetch_sub(1, Ordering::Relaxed);
-        drop(state);
-        if n_before == 1 {
-            self.emptied.notify_all();
-        }
         let counter = match status {
             QueryStreamStatus::Completed => &self.completed,
             QueryStreamStatus::Cancelled => &self.cancelled,
@@ -130,7 +125,13 @@ impl<T> Registry<T> {
             | QueryStreamStatus::WaitingClient
             | QueryStreamStatus::Paused => &self.failed,
         };
+        // Before it is out of those that run: who waits for the last of them counts then.
         counter.fetch_add(1, Ordering::Relaxed);
+        let n_before = self.n_running.fetch_sub(1, Ordering::Relaxed);
+        drop(state);
+        if n_before == 1 {
+            self.emptied.notify_all();
+        }
     }
 
     /// Takes out a stream of which nothing is left to deliver; one whose engine side is alive stays until that has
