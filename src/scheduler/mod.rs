@@ -163,7 +163,7 @@ impl Scheduler {
         let scheduler = Self {
             core: Arc::new(Core {
                 config,
-                queue: RunQueue::new(ASIDES_MAX),
+                queue: RunQueue::new(n_workers, ASIDES_MAX),
                 registry: Registry::new(),
                 buffers: Buffers::default(),
                 budget,

@@ -266,7 +266,8 @@ pub(crate) enum Work<T, E> {
 struct State<T, E> {
     runnable: GroupedQueue<T>,
     asides: VecDeque<E>,
-    n_idle: usize,
+    /// Workers that have nothing to do, those included that have not come for work yet.
+    n_free: usize,
     /// Entries whose stream has ended while it waited; they are skipped, and swept when they are many.
     n_stale: usize,
     closed: bool,
@@ -281,12 +282,13 @@ pub(crate) struct RunQueue<T, E> {
 }
 
 impl<T, E> RunQueue<T, E> {
-    pub(crate) fn new(asides_max: usize) -> Self {
+    /// A queue for so many workers, none of which has anything to do yet.
+    pub(crate) fn new(n_workers: usize, asides_max: usize) -> Self {
         Self {
             state: Mutex::new(State {
                 runnable: GroupedQueue::new(),
                 asides: VecDeque::new(),
-                n_idle: 0,
+                n_free: n_workers,
                 n_stale: 0,
                 closed: false,
             }),
@@ -298,8 +300,8 @@ impl<T, E> RunQueue<T, E> {
     /// How many items a new one would wait behind before its first turn: `None` where a worker is free for it.
     pub(crate) fn wait_ahead(&self) -> Option<usize> {
         let state = self.state.lock();
-        (state.n_idle <= state.runnable.n_fresh())
-            .then(|| state.runnable.n_fresh() - state.n_stale.min(state.runnable.n_fresh()))
+        let n_fresh = state.runnable.n_fresh();
+        (n_fresh - state.n_stale.min(n_fresh)).checked_sub(state.n_free)
     }
 
     pub(crate) fn push_fresh(&self, item: T, place: Place) {
@@ -322,7 +324,7 @@ impl<T, E> RunQueue<T, E> {
     fn push(&self, add: impl FnOnce(&mut State<T, E>)) {
         let mut state = self.state.lock();
         add(&mut state);
-        if state.n_idle > 0 {
+        if state.n_free > 0 {
             self.pushed.notify_one();
         }
     }
@@ -357,13 +359,14 @@ impl<T, E> RunQueue<T, E> {
 
     /// Wakes a worker that had nothing to do but wait for another's turn to end.
     fn wake_for_turn(&self, state: &State<T, E>) {
-        if state.n_idle > 0 && state.runnable.len() > 0 && state.runnable.has_turn(clock::now()) {
+        if state.n_free > 0 && state.runnable.len() > 0 && state.runnable.has_turn(clock::now()) {
             self.pushed.notify_one();
         }
     }
 
     /// The next thing to do: blocks until there is one, and returns `None` once the queue is closed and empty. An aside is
-    /// given only where no turn waits, or where `may_do_aside` says so.
+    /// given only where no turn waits, or where `may_do_aside` says so. The worker is not free until it says that it is
+    /// [done](Self::done).
     pub(crate) fn next(&self, may_do_aside: impl Fn() -> bool) -> Option<Work<T, E>> {
         let mut state = self.state.lock();
         loop {
@@ -371,9 +374,11 @@ impl<T, E> RunQueue<T, E> {
                 && (state.runnable.len() == 0 || may_do_aside())
                 && let Some(aside) = state.asides.pop_front()
             {
+                state.n_free -= 1;
                 return Some(Work::Aside(aside));
             }
             if let Some((item, ticket)) = state.runnable.pop(clock::now()) {
+                state.n_free -= 1;
                 return Some(Work::Turn(item, ticket));
             }
             if state.runnable.len() == 0 {
@@ -384,13 +389,16 @@ impl<T, E> RunQueue<T, E> {
                 }
             }
             let until = state.runnable.next_turn_at();
-            state.n_idle += 1;
             match until {
                 None => self.pushed.wait(&mut state),
                 Some(until) => drop(self.pushed.wait_until(&mut state, until)),
             }
-            state.n_idle -= 1;
         }
+    }
+
+    /// A worker has done what [`next`](Self::next) gave it.
+    pub(crate) fn done(&self) {
+        self.state.lock().n_free += 1;
     }
 
     /// An entry has become stale; once most are, those that `is_live` denies are swept out.
@@ -489,7 +497,7 @@ mod tests {
 
     #[test]
     fn stale_entries_are_swept() {
-        let queue: RunQueue<u32, ()> = RunQueue::new(1);
+        let queue: RunQueue<u32, ()> = RunQueue::new(1, 1);
         for n in 0..10 {
             queue.push_fresh(n, place(u64::from(n % 3)));
         }
@@ -497,14 +505,36 @@ mod tests {
             queue.note_stale(|n| *n >= 6);
         }
         assert_eq!(queue.state.lock().runnable.len(), 4);
-        assert_eq!(queue.wait_ahead(), Some(4));
+        assert_eq!(
+            queue.wait_ahead(),
+            Some(3),
+            "one of the four has a worker that is on its way"
+        );
         let left: Vec<_> = std::iter::from_fn(|| queue.state.lock().runnable.pop(clock::now())).collect();
         assert_eq!(left.len(), 4);
     }
 
     #[test]
+    fn a_worker_is_free_until_it_has_work() {
+        let queue: RunQueue<u32, ()> = RunQueue::new(2, 1);
+        assert_eq!(queue.wait_ahead(), None, "no worker has come for work yet");
+        for (n, ahead) in [None, Some(0), Some(1)].into_iter().enumerate() {
+            queue.push_fresh(n as u32, place(1));
+            assert_eq!(queue.wait_ahead(), ahead);
+        }
+        assert!(queue.next(|| false).is_some());
+        assert!(queue.next(|| false).is_some());
+        assert_eq!(queue.wait_ahead(), Some(1), "both are at work, and one item waits");
+        queue.done();
+        assert_eq!(queue.wait_ahead(), Some(0), "it has a worker that is on its way");
+        assert!(queue.next(|| false).is_some());
+        queue.done();
+        assert_eq!(queue.wait_ahead(), None);
+    }
+
+    #[test]
     fn asides_wait_for_a_lull_and_are_bounded() {
-        let queue: RunQueue<u32, &str> = RunQueue::new(1);
+        let queue: RunQueue<u32, &str> = RunQueue::new(3, 1);
         queue.push_aside("first");
         queue.push_aside("too many");
         queue.push_fresh(1, place(1));

@@ -48,7 +48,7 @@ impl Scheduler {
             ..StreamingConfig::default()
         };
         let scheduler = Arc::new(Self {
-            core: super::shuttle_test::core(config),
+            core: super::shuttle_test::core(config, n_workers),
             engines: vec![NamedEngine {
                 name: "memory".into(),
                 engine: Arc::new(engine),

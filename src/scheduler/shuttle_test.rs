@@ -23,11 +23,11 @@ use crate::sync::atomic::AtomicUsize;
 
 const ORDERS: usize = 3_000;
 
-pub(super) fn core(config: StreamingConfig) -> Arc<Core> {
+pub(super) fn core(config: StreamingConfig, n_workers: usize) -> Arc<Core> {
     let budget = Budget::new(config.held_bytes_max);
     Arc::new(Core {
         config,
-        queue: RunQueue::new(1),
+        queue: RunQueue::new(n_workers, 1),
         registry: Registry::new(),
         buffers: Buffers::default(),
         budget,
@@ -151,7 +151,7 @@ fn nothing_is_left(core: &Core) {
 #[test]
 fn shuttle_whoever_makes_room_wakes_who_waits_for_it() {
     let run = |window: Option<u32>| {
-        let core = core(small_channel());
+        let core = core(small_channel(), 1);
         let bell = Arc::new(Bell::default());
         let stream = launch(&core, 5, window, false, &bell);
         let working = Arc::clone(&core);
@@ -171,7 +171,7 @@ fn shuttle_whoever_makes_room_wakes_who_waits_for_it() {
 #[test]
 fn shuttle_a_cancel_at_any_point_ends_the_stream_once() {
     let run = || {
-        let core = core(small_channel());
+        let core = core(small_channel(), 1);
         let bell = Arc::new(Bell::default());
         let stream = launch(&core, 4, Some(2), false, &bell);
         let working = Arc::clone(&core);
@@ -201,7 +201,7 @@ fn shuttle_a_cancel_at_any_point_ends_the_stream_once() {
 #[test]
 fn shuttle_a_connection_lost_at_any_point_leaves_nothing_behind() {
     let run = |is_resumable: bool| {
-        let core = core(small_channel());
+        let core = core(small_channel(), 1);
         let bell = Arc::new(Bell::default());
         let stream = launch(&core, 4, Some(2), is_resumable, &bell);
         let working = Arc::clone(&core);
@@ -237,7 +237,7 @@ fn shuttle_a_connection_lost_at_any_point_leaves_nothing_behind() {
 #[test]
 fn shuttle_of_two_who_resume_exactly_one_has_the_stream() {
     let run = || {
-        let core = core(small_channel());
+        let core = core(small_channel(), 1);
         let bell = Arc::new(Bell::default());
         let stream = launch(&core, 3, Some(2), true, &bell);
         let tokens = [(); 3].map(|()| ResumeToken::random(core.epoch).hash());
@@ -273,7 +273,7 @@ fn shuttle_of_two_who_resume_exactly_one_has_the_stream() {
 #[test]
 fn shuttle_everything_queued_is_handed_out_once_and_workers_go_home() {
     let run = || {
-        let queue: Arc<RunQueue<u32, ()>> = Arc::new(RunQueue::new(1));
+        let queue: Arc<RunQueue<u32, ()>> = Arc::new(RunQueue::new(2, 1));
         let n_taken = Arc::new(AtomicUsize::new(0));
         let workers: Vec<_> = (0..2)
             .map(|_| {
@@ -283,6 +283,7 @@ fn shuttle_everything_queued_is_handed_out_once_and_workers_go_home() {
                         if let Work::Turn(n, _) = work {
                             n_taken.fetch_add(n as usize, atomic_ordering());
                         }
+                        queue.done();
                     }
                 })
             })

@@ -40,6 +40,7 @@ pub(super) fn work_until_closed(core: &Arc<Core>) {
             }
             None => return,
         }
+        core.queue.done();
     }
 }
 
