@@ -14,15 +14,17 @@
 
 use std::env;
 use std::ffi::CString;
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
+use support::{Client, Server, cpu_ns_of, median, quantiles};
+
+mod support;
 
 const TABLE: &str = "lineitem";
 const FLOOR_PIECE_BYTES: usize = 128 * 1024;
@@ -79,7 +81,7 @@ fn throughput(database: &str) {
                 &format!("SELECT * FROM {TABLE}"),
                 &format!("\"row_format\":\"{row_format}\",\"batch_size\":{batch_size}"),
             );
-            let (rows, cpu_ns, wall_ns) = server.stream(&query);
+            let (rows, cpu_ns, wall_ns) = stream(&server, &query);
             record(
                 format!("server: {row_format}, {batch_size}"),
                 cpu_ns / rows,
@@ -150,9 +152,9 @@ fn latency(database: &str) {
 fn memory(database: &str) {
     let server = Server::start(database, &[]);
     let query = |limit: &str| query_json(&format!("SELECT * FROM {TABLE}{limit}"), "\"batch_size\":1000");
-    server.stream(&query(" LIMIT 10000"));
+    stream(&server, &query(" LIMIT 10000"));
     let small = server.memory_kib("VmHWM");
-    server.stream(&query(""));
+    stream(&server, &query(""));
     let large = server.memory_kib("VmHWM");
     println!(
         "peak resident: {small} KiB after 10,000 rows, {large} KiB after all: +{} KiB (target: at most 8,192)",
@@ -171,7 +173,7 @@ fn stalled(database: &str) {
     let mut ratios = Vec::new();
     let mut grown = 0;
     for _ in 0..3 {
-        let (rows, _, wall_alone) = server.stream(&query);
+        let (rows, _, wall_alone) = stream(&server, &query);
         let before = server.memory_kib("VmRSS");
         let clients: Vec<_> = (0..STALLED)
             .map(|_| {
@@ -183,7 +185,7 @@ fn stalled(database: &str) {
             .collect();
         thread::sleep(Duration::from_millis(1_500));
         grown = server.memory_kib("VmRSS") - before;
-        let (rows_beside, _, wall_beside) = server.stream(&query);
+        let (rows_beside, _, wall_beside) = stream(&server, &query);
         assert!((rows - rows_beside).abs() < 0.5);
         ratios.push(wall_alone / wall_beside);
         drop(clients);
@@ -295,176 +297,27 @@ fn cancel(database: &str) {
     println!("cancel of a sort of 2 million rows: {sort} ms (target: p99 under 100)");
 }
 
-// ---- the server and its clients ----
+// ---- queries ----
 
-/// A `rowstream serve` process.
-struct Server {
-    process: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(database: &str, flags: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_rowstream"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--db", database])
-            .args(flags)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let address = line
-            .trim()
-            .strip_prefix("listening on ws://")
-            .unwrap()
-            .strip_suffix("/ws")
-            .unwrap()
-            .to_owned();
-        Self { process, address }
-    }
-
-    /// CPU time of all its threads that are alive, in nanoseconds.
-    fn cpu_ns(&self) -> f64 {
-        cpu_ns_of(self.process.id())
-    }
-
-    fn memory_kib(&self, what: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    /// Streams a query to a process that drops what it reads: rows, server CPU and wall time, both in nanoseconds.
-    fn stream(&self, query: &str) -> (f64, f64, f64) {
-        let before = self.cpu_ns();
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args(["--drain-query", &self.address, query])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        // The connection is still open, so the threads that served it are still there to be asked.
-        let cpu_ns = self.cpu_ns() - before;
-        drop(child.stdin.take());
-        child.wait().unwrap();
-        let mut figures = line.split_whitespace().map(|n| n.parse::<f64>().unwrap());
-        (figures.next().unwrap(), cpu_ns, figures.next().unwrap())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-fn cpu_ns_of(process: u32) -> f64 {
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    tasks
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
-        .map(|line| line.split_whitespace().next().unwrap().parse::<f64>().unwrap())
-        .sum()
-}
-
-/// Just enough of a WebSocket client to cost next to nothing.
-struct Client {
-    socket: BufReader<TcpStream>,
-    message: Vec<u8>,
-}
-
-impl Client {
-    fn connect(address: &str) -> Self {
-        let socket = TcpStream::connect(address).unwrap();
-        socket.set_nodelay(true).unwrap();
-        let mut client = Self {
-            socket: BufReader::with_capacity(256 * 1024, socket),
-            message: Vec::new(),
-        };
-        let request = format!(
-            "GET /ws HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        client.socket.get_mut().write_all(request.as_bytes()).unwrap();
-        let mut line = String::new();
-        while line != "\r\n" {
-            line.clear();
-            client.socket.read_line(&mut line).unwrap();
-        }
-        client
-    }
-
-    /// Sends a text message, masked with the key 0.
-    fn send(&mut self, text: &str) {
-        let mut frame = vec![0x81];
-        match u16::try_from(text.len()).unwrap() {
-            len @ 0..=125 => frame.push(0x80 | len as u8),
-            len => {
-                frame.push(0x80 | 126);
-                frame.extend(len.to_be_bytes());
-            }
-        }
-        frame.extend([0; 4]);
-        frame.extend(text.as_bytes());
-        self.socket.get_mut().write_all(&frame).unwrap();
-    }
-
-    fn read_message(&mut self) -> &[u8] {
-        let mut head = [0; 2];
-        self.socket.read_exact(&mut head).unwrap();
-        let len = match head[1] {
-            126 => {
-                let mut len = [0; 2];
-                self.socket.read_exact(&mut len).unwrap();
-                usize::from(u16::from_be_bytes(len))
-            }
-            127 => {
-                let mut len = [0; 8];
-                self.socket.read_exact(&mut len).unwrap();
-                u64::from_be_bytes(len) as usize
-            }
-            len => usize::from(len),
-        };
-        self.message.resize(len, 0);
-        self.socket.read_exact(&mut self.message).unwrap();
-        &self.message
-    }
-
-    /// Reads until a message of this type, and returns it.
-    fn until(&mut self, ty: &str) -> String {
-        let wanted = format!("{{\"type\":\"{ty}\"");
-        loop {
-            let message = self.read_message();
-            if message.starts_with(wanted.as_bytes()) {
-                return String::from_utf8(message.to_vec()).unwrap();
-            }
-            assert!(
-                !message.starts_with(b"{\"type\":\"error\""),
-                "{}",
-                String::from_utf8_lossy(message)
-            );
-        }
-    }
-
-    /// Reads a message if one comes until `until`.
-    fn try_drain(&mut self, until: Instant) {
-        let left = until
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_micros(1));
-        self.socket.get_ref().set_read_timeout(Some(left)).unwrap();
-        let has_some = self.socket.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
-        self.socket.get_ref().set_read_timeout(None).unwrap();
-        if has_some {
-            self.read_message();
-        }
-    }
+/// Streams a query to a process that drops what it reads: rows, server CPU and wall time, both in nanoseconds.
+fn stream(server: &Server, query: &str) -> (f64, f64, f64) {
+    let before = server.cpu_ns();
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args(["--drain-query", &server.address, query])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    // The connection is still open, so the threads that served it are still there to be asked.
+    let cpu_ns = server.cpu_ns() - before;
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    let mut figures = line.split_whitespace().map(|n| n.parse::<f64>().unwrap());
+    (figures.next().unwrap(), cpu_ns, figures.next().unwrap())
 }
 
 fn query_json(sql: &str, fields: &str) -> String {
@@ -476,17 +329,6 @@ fn query_json(sql: &str, fields: &str) -> String {
 fn field<'a>(message: &'a str, name: &str) -> &'a str {
     let (_, rest) = message.split_once(&format!("\"{name}\":")).unwrap();
     rest.trim_start_matches('"').split(['"', ',', '}']).next().unwrap()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn quantiles(mut values: Vec<f64>) -> String {
-    values.sort_by(f64::total_cmp);
-    let at = |q: f64| values[((values.len() - 1) as f64 * q).round() as usize];
-    format!("median {:.2}, p99 {:.2}, worst {:.2}", at(0.5), at(0.99), at(1.0))
 }
 
 // ---- processes of their own ----

@@ -5,13 +5,17 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, missing_docs)] // a program for people at a terminal
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, thread};
+
+use support::{Client, Server, median};
+
+mod support;
 
 const QUERY: &str = "SELECT * FROM lineitem";
 
@@ -37,15 +41,15 @@ fn main() {
 
 /// One stream at priority 7 beside 127 at priority 1, on one connection, against the same stream alone.
 fn priority(database: &str) {
-    let server = Server::start(database);
-    for (paced, what) in [(false, "takes all it can get"), (true, "takes 100 MB/s")] {
+    let server = Server::start(database, &[]);
+    for (pace, what) in [(None, "takes all it can get"), (Some(pace(&server)), PACED)] {
         let (mut ratios, mut others) = (Vec::new(), Vec::new());
-        for _ in 0..3 {
+        for _ in 0..5 {
             let urgent = ("urgent".to_owned(), 7, 16);
-            let alone = share(&server, std::slice::from_ref(&urgent), 200 << 20, paced);
+            let alone = share(&server, std::slice::from_ref(&urgent), 200 << 20, pace);
             let mut streams: Vec<_> = (0..127).map(|n| (format!("low {n}"), 1, 16)).collect();
             streams.push(urgent);
-            let beside = share(&server, &streams, 300 << 20, paced);
+            let beside = share(&server, &streams, 300 << 20, pace);
             let rate = |shared: &Shared| shared.bytes["urgent"] as f64 / shared.seconds;
             ratios.push(rate(&beside) / rate(&alone));
             let total: u64 = beside.bytes.values().sum();
@@ -61,24 +65,25 @@ fn priority(database: &str) {
 
 /// 128 streams of one priority and weight on one connection.
 fn equals(database: &str) {
-    let server = Server::start(database);
+    let server = Server::start(database, &[]);
     let streams: Vec<_> = (0..128).map(|n| (n.to_string(), 3, 16)).collect();
-    let shared = share(&server, &streams, 800 << 20, false);
+    let shared = share(&server, &streams, 800 << 20, None);
     let bytes: Vec<f64> = shared.bytes.values().map(|bytes| *bytes as f64).collect();
     let sum: f64 = bytes.iter().sum();
     let jain = sum * sum / (128.0 * bytes.iter().map(|bytes| bytes * bytes).sum::<f64>());
     println!(
-        "Jain's index over the bytes of {} streams: {jain:.4} (target: at least 0.95)",
-        bytes.len()
+        "Jain's index over the bytes of {} streams: {jain:.4} (target: at least 0.95); {:.0} MB/s",
+        bytes.len(),
+        sum / 1e6 / shared.seconds
     );
 }
 
 /// Weights 1 : 2 : 4 on one connection.
 fn weights(database: &str) {
-    let server = Server::start(database);
+    let server = Server::start(database, &[]);
     let streams = [1_u16, 2, 4].map(|n| (n.to_string(), 3, 16 * n));
-    for (paced, what) in [(true, "takes 100 MB/s"), (false, "takes all it can get")] {
-        let shared = share(&server, &streams, 400 << 20, paced);
+    for (pace, what) in [(Some(pace(&server)), PACED), (None, "takes all it can get")] {
+        let shared = share(&server, &streams, 400 << 20, pace);
         let sum: u64 = shared.bytes.values().sum();
         let of = |n: u64| shared.bytes[&n.to_string()] as f64 / (sum as f64 * n as f64 / 7.0);
         println!(
@@ -86,7 +91,7 @@ fn weights(database: &str) {
             of(1),
             of(2),
             of(4),
-            if paced {
+            if pace.is_some() {
                 " (target: 0.9 to 1.1)"
             } else {
                 " (no target: each stream has a core for as long as there are any)"
@@ -99,8 +104,8 @@ fn weights(database: &str) {
 fn windows(database: &str) {
     const CONNECTIONS: usize = 10;
     const STREAMS: usize = 100;
-    let server = Server::start(database);
-    let before = server.memory_kib();
+    let server = Server::start(database, &[]);
+    let before = server.memory_kib("VmRSS");
     let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::connect(&server.address)).collect();
     for client in &mut clients {
         for n in 0..STREAMS {
@@ -116,7 +121,7 @@ fn windows(database: &str) {
     let cpu_before = server.cpu_ns();
     thread::sleep(Duration::from_secs(1));
     let idle = (server.cpu_ns() - cpu_before) / 1e9;
-    let grown = server.memory_kib().saturating_sub(before);
+    let grown = server.memory_kib("VmRSS").saturating_sub(before);
     let mut first = Vec::new();
     for _ in 0..200 {
         let mut client = Client::connect(&server.address);
@@ -137,14 +142,16 @@ fn windows(database: &str) {
         first[100], first[198]
     );
     println!(
-        "memory: {grown} KiB, {} KiB a stream (formula: what is held, at most 262144 KiB, and a cursor each)",
-        grown / (CONNECTIONS * STREAMS) as u64
+        "memory: {grown} KiB more than at rest, {} KiB a stream; in all {} KiB; the server said: {}",
+        grown / (CONNECTIONS * STREAMS) as u64,
+        before + grown,
+        server.memory_bound
     );
 }
 
 /// The whole table by the program's own client, through a proxy that cuts every 10 MB.
 fn cuts(database: &str) {
-    let server = Server::start(database);
+    let server = Server::start(database, &[]);
     let query = |address: &str| {
         let begun_at = Instant::now();
         let output = Command::new(env!("CARGO_BIN_EXE_rowstream"))
@@ -225,6 +232,14 @@ fn cutting_proxy(target: &str, after: u64) -> (String, Arc<AtomicU64>) {
     (address, n_cuts)
 }
 
+const PACED: &str = "takes 0.4 of what the server could send";
+
+/// Bytes a second of [`PACED`].
+fn pace(server: &Server) -> f64 {
+    let alone = share(server, &[("alone".to_owned(), 3, 16)], 400 << 20, None);
+    0.4 * alone.bytes["alone"] as f64 / alone.seconds
+}
+
 /// What each stream of a connection got.
 struct Shared {
     bytes: HashMap<String, u64>,
@@ -233,8 +248,8 @@ struct Shared {
 
 /// Runs the table as so many streams, by name, priority and weight, on one connection, and counts the bytes of batches that each
 /// gets of `bytes_max`. What was on its way before all had something to send is not counted.
-/// Where the client is `paced`, it takes 100 MB a second, which is less than the server could send: the connection is what is scarce.
-fn share(server: &Server, streams: &[(String, u8, u16)], bytes_max: u64, paced: bool) -> Shared {
+/// Where there is a `pace`, in bytes a second, the client takes no more: the connection is what is scarce.
+fn share(server: &Server, streams: &[(String, u8, u16)], bytes_max: u64, pace: Option<f64>) -> Shared {
     let mut client = Client::connect(&server.address);
     for (name, priority, weight) in streams {
         client.send(&format!(
@@ -260,8 +275,8 @@ fn share(server: &Server, streams: &[(String, u8, u16)], bytes_max: u64, paced: 
         if message.starts_with(b"{\"type\":\"query_batch\"") {
             let n = message.len() as u64;
             total += n;
-            if paced {
-                let due = Duration::from_secs_f64(total as f64 / 100e6);
+            if let Some(pace) = pace {
+                let due = Duration::from_secs_f64(total as f64 / pace);
                 thread::sleep(due.saturating_sub(begun_at.elapsed()));
             }
             *bytes.get_mut(&request_id(message)).unwrap() += n;
@@ -281,121 +296,4 @@ fn request_id(message: &[u8]) -> String {
     let head = String::from_utf8_lossy(&message[..160.min(message.len())]).into_owned();
     let (_, rest) = head.split_once("\"request_id\":\"").unwrap();
     rest.split('"').next().unwrap().to_owned()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// A `rowstream serve` process.
-struct Server {
-    process: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(database: &str) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_rowstream"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--db", database])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let address = line.trim().strip_prefix("listening on ws://").unwrap();
-        let address = address.strip_suffix("/ws").unwrap().to_owned();
-        Self { process, address }
-    }
-
-    fn cpu_ns(&self) -> f64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
-        tasks
-            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
-            .map(|line| line.split_whitespace().next().unwrap().parse::<f64>().unwrap())
-            .sum()
-    }
-
-    fn memory_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-/// Just enough of a WebSocket client to cost next to nothing.
-struct Client {
-    socket: BufReader<TcpStream>,
-    message: Vec<u8>,
-}
-
-impl Client {
-    fn connect(address: &str) -> Self {
-        let mut socket = TcpStream::connect(address).unwrap();
-        socket.set_nodelay(true).unwrap();
-        let request = format!(
-            "GET /ws HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        socket.write_all(request.as_bytes()).unwrap();
-        let mut socket = BufReader::with_capacity(256 * 1024, socket);
-        let mut line = String::new();
-        while line != "\r\n" {
-            line.clear();
-            socket.read_line(&mut line).unwrap();
-        }
-        Self {
-            socket,
-            message: Vec::new(),
-        }
-    }
-
-    /// Sends a text message, masked with the key 0.
-    fn send(&mut self, text: &str) {
-        let mut frame = vec![0x81];
-        match u16::try_from(text.len()).unwrap() {
-            len @ 0..=125 => frame.push(0x80 | len as u8),
-            len => {
-                frame.push(0x80 | 126);
-                frame.extend(len.to_be_bytes());
-            }
-        }
-        frame.extend([0; 4]);
-        frame.extend(text.as_bytes());
-        self.socket.get_mut().write_all(&frame).unwrap();
-    }
-
-    fn read_message(&mut self) -> &[u8] {
-        let mut head = [0; 2];
-        self.socket.read_exact(&mut head).unwrap();
-        let n_more = match head[1] {
-            126 => 2,
-            127 => 8,
-            _ => 0,
-        };
-        let mut more = [0; 8];
-        self.socket.read_exact(&mut more[8 - n_more..]).unwrap();
-        let len = match n_more {
-            0 => usize::from(head[1]),
-            _ => u64::from_be_bytes(more) as usize,
-        };
-        self.message.resize(len, 0);
-        self.socket.read_exact(&mut self.message).unwrap();
-        assert!(
-            !self.message.starts_with(b"{\"type\":\"error\""),
-            "{}",
-            String::from_utf8_lossy(&self.message)
-        );
-        &self.message
-    }
 }

@@ -58,6 +58,7 @@
 //!
 //! To that come, per connection, two threads and a read buffer of 4 KiB, and at most 256 KiB of unread answers and as much of an
 //! application's messages; per running SQLite query a connection with its page cache (64 KiB unless set otherwise).
+//! [`server::MemoryBound`] is all of it in one formula, which `rowstream serve` tells at its start.
 //!
 //! # Logs
 //! By the `log` crate. `error`: the operator must act. `warn`: misuse, or a limit was hit. `info`: start and stop. `debug`: the

@@ -141,6 +141,7 @@ fn announce(server: &ServerHandle, names: &[String], is_demo: bool) -> io::Resul
     let table = if is_demo { "lineitem" } else { "sqlite_schema" };
     let mut stderr = io::stderr().lock();
     writeln!(stderr, "engines: {}", names.join(", "))?;
+    writeln!(stderr, "memory: at most {}", server.memory_bound())?;
     writeln!(stderr, "try: rowstream query {url} 'SELECT * FROM {table} LIMIT 10'")?;
     writeln!(stderr, "or open http://{address}/; Ctrl-C stops the server")
 }

@@ -82,6 +82,8 @@ pub(super) struct Writer {
     ready: FairQueue<u64>,
     /// The highest priority in the write before.
     highest_before: Option<u8>,
+    /// The highest priority of late, and the bytes that the next write without it may have.
+    of_late: Option<(u8, usize)>,
     pieces: Vec<Piece>,
     gathered_bytes: usize,
 }
@@ -101,6 +103,7 @@ impl Writer {
             lanes: HashMap::new(),
             ready: FairQueue::new(),
             highest_before: None,
+            of_late: None,
             pieces: Vec::new(),
             gathered_bytes: 0,
         }
@@ -187,21 +190,27 @@ impl Writer {
     }
 
     /// Lets the ready lanes take turns until there is enough for a write, or nothing more. What is less urgent does not fill up a
-    /// write that is worth while without it: by the next one there may be more of what is urgent.
+    /// write that is worth while without it: by the next one there may be more of what is urgent. Nor do others fill up the share of
+    /// one that has run dry in this write: it could not have its share otherwise where its channel holds less than that. Where there is none of it at all,
+    /// the first write without it is small, and each one after it may have twice the bytes.
     fn take_turns(&mut self) {
-        let highest = self.ready.next_priority();
-        self.highest_before = highest;
+        let mut highest = None;
+        let mut ran_dry = false;
+        let mut bytes_max = WORTH_A_WRITE_BYTES;
         while self.gathered_bytes < GATHER_BYTES_MAX {
-            let falls = self
-                .ready
-                .next_priority()
-                .zip(highest)
-                .is_some_and(|(next, highest)| next < highest);
-            if falls && self.gathered_bytes >= WORTH_A_WRITE_BYTES {
-                return;
+            // Nothing, for a turn out of what a lower priority has earned.
+            if let Some(next) = self.ready.next_priority() {
+                if highest.is_none() {
+                    highest = Some(next);
+                    bytes_max = self.bytes_max(next);
+                }
+                let others_may_come = ran_dry || highest > Some(next);
+                if (others_may_come && self.gathered_bytes >= WORTH_A_WRITE_BYTES) || self.gathered_bytes >= bytes_max {
+                    break;
+                }
             }
             let Some((key, mut ticket)) = self.ready.pop() else {
-                return;
+                break;
             };
             let Some(open) = self.lanes.get_mut(&key) else {
                 continue;
@@ -212,11 +221,26 @@ impl Writer {
             self.ready.served(&mut ticket, rank, bytes);
             if let Some(open) = self.lanes.get_mut(&key) {
                 open.ticket = ticket;
+                ran_dry |= !may_have_more;
             }
             if may_have_more {
                 self.make_ready(key);
             }
         }
+        self.highest_before = highest;
+    }
+
+    /// Bytes that a write may have whose most urgent stream is of this priority.
+    fn bytes_max(&mut self, highest: u8) -> usize {
+        let (of_late, bytes_max) = match self.of_late {
+            Some((of_late, bytes_max)) if of_late > highest => (of_late, bytes_max),
+            _ => {
+                self.of_late = Some((highest, WORTH_A_WRITE_BYTES));
+                return GATHER_BYTES_MAX;
+            }
+        };
+        self.of_late = (bytes_max < GATHER_BYTES_MAX).then_some((of_late, 2 * bytes_max));
+        bytes_max
     }
 
     /// One lane's turn. Returns the bytes of batches that it had, and whether there may be more.

@@ -45,6 +45,12 @@ pub trait Engine: Send + Sync + 'static {
         let _ = (query, budget, cancel);
         Estimate::default()
     }
+
+    /// What a cursor takes of memory while its stream rests, in bytes, for the server's [bound](crate::server::MemoryBound). Must not
+    /// block. Defaults to 0.
+    fn cursor_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// One running query on the engine's side. One owner at a time; may move between threads between two calls.

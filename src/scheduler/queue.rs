@@ -258,7 +258,8 @@ impl<T> Group<T> {
 pub(crate) enum Work<T, E> {
     /// A stream's turn, and the ticket for it.
     Turn(T, Ticket),
-    /// Something beside the streams, done when a worker would otherwise be idle or when it is allowed to.
+    /// Something beside the streams, done when a worker would otherwise be idle or when it is allowed to. One at a time, so that
+    /// what comes next finds a core.
     Aside(E),
 }
 
@@ -266,6 +267,7 @@ pub(crate) enum Work<T, E> {
 struct State<T, E> {
     runnable: GroupedQueue<T>,
     asides: VecDeque<E>,
+    aside_runs: bool,
     /// Workers that have nothing to do, those included that have not come for work yet.
     n_free: usize,
     /// Entries whose stream has ended while it waited; they are skipped, and swept when they are many.
@@ -288,6 +290,7 @@ impl<T, E> RunQueue<T, E> {
             state: Mutex::new(State {
                 runnable: GroupedQueue::new(),
                 asides: VecDeque::new(),
+                aside_runs: false,
                 n_free: n_workers,
                 n_stale: 0,
                 closed: false,
@@ -370,10 +373,12 @@ impl<T, E> RunQueue<T, E> {
     pub(crate) fn next(&self, may_do_aside: impl Fn() -> bool) -> Option<Work<T, E>> {
         let mut state = self.state.lock();
         loop {
-            if !state.asides.is_empty()
+            if !state.aside_runs
+                && !state.asides.is_empty()
                 && (state.runnable.len() == 0 || may_do_aside())
                 && let Some(aside) = state.asides.pop_front()
             {
+                state.aside_runs = true;
                 state.n_free -= 1;
                 return Some(Work::Aside(aside));
             }
@@ -396,9 +401,19 @@ impl<T, E> RunQueue<T, E> {
         }
     }
 
-    /// A worker has done what [`next`](Self::next) gave it.
+    /// A worker has done the turn that [`next`](Self::next) gave it, and those it exchanged it for.
     pub(crate) fn done(&self) {
         self.state.lock().n_free += 1;
+    }
+
+    /// A worker has done the aside that [`next`](Self::next) gave it.
+    pub(crate) fn aside_done(&self) {
+        let mut state = self.state.lock();
+        state.n_free += 1;
+        state.aside_runs = false;
+        if !state.asides.is_empty() {
+            self.pushed.notify_one();
+        }
     }
 
     /// An entry has become stale; once most are, those that `is_live` denies are swept out.
@@ -534,12 +549,21 @@ mod tests {
 
     #[test]
     fn asides_wait_for_a_lull_and_are_bounded() {
-        let queue: RunQueue<u32, &str> = RunQueue::new(3, 1);
+        let queue: RunQueue<u32, &str> = RunQueue::new(4, 1);
         queue.push_aside("first");
         queue.push_aside("too many");
         queue.push_fresh(1, place(1));
         assert!(matches!(queue.next(|| false), Some(Work::Turn(1, _))));
         assert!(matches!(queue.next(|| false), Some(Work::Aside("first"))));
+        queue.push_aside("second");
+        queue.push_fresh(2, place(1));
+        assert!(
+            matches!(queue.next(|| true), Some(Work::Turn(2, _))),
+            "one aside at a time"
+        );
+        queue.aside_done();
+        assert!(matches!(queue.next(|| true), Some(Work::Aside("second"))));
+        queue.aside_done();
         queue.close();
         assert!(queue.next(|| true).is_none());
     }

@@ -29,7 +29,10 @@ pub(super) fn work_until_closed(core: &Arc<Core>) {
     loop {
         let may_estimate = || estimate_again_at.is_none_or(|at| clock::now() >= at);
         match core.queue.next(may_estimate) {
-            Some(Work::Turn(stream, ticket)) => take_turns(core, stream, ticket),
+            Some(Work::Turn(stream, ticket)) => {
+                take_turns(core, stream, ticket);
+                core.queue.done();
+            }
             Some(Work::Aside(stream)) => {
                 if let Some(stream) = stream.upgrade() {
                     let begun_at = clock::now();
@@ -37,10 +40,10 @@ pub(super) fn work_until_closed(core: &Arc<Core>) {
                     let now = clock::now();
                     estimate_again_at = Some(now + now.saturating_duration_since(begun_at) * (ESTIMATE_SHARE - 1));
                 }
+                core.queue.aside_done();
             }
             None => return,
         }
-        core.queue.done();
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::ServerHandle;
 use super::connections::Connections;
 use super::listener::Listener;
+use super::memory::MemoryBound;
 use crate::connection::{ConnectionContext, HeartbeatRules, MessageHandler, Purpose, SessionLimits, SoonList};
 use crate::engine::Engine;
 use crate::scheduler::{NamedEngine, Scheduler};
@@ -218,6 +219,12 @@ impl ServerBuilder {
             Some(address) => Some(listen(address)?),
             None => None,
         };
+        let cursor_bytes = engines
+            .iter()
+            .map(|named| named.engine.cursor_bytes())
+            .max()
+            .unwrap_or(0);
+        let memory = MemoryBound::new(&streaming, n_workers, cursor_bytes, message_bytes_max);
         let scheduler = Scheduler::start(engines, streaming, n_workers).map_err(StartError::Thread)?;
         let scheduler = Arc::new(scheduler);
         let context = ConnectionContext {
@@ -234,7 +241,7 @@ impl ServerBuilder {
             Some(socket) => Some(Listener::start(socket, Arc::clone(&connections)).map_err(StartError::Thread)?),
             None => None,
         };
-        Ok(ServerHandle::new(listener, connections, scheduler))
+        Ok(ServerHandle::new(listener, connections, scheduler, memory))
     }
 
     fn check(&self) -> Result<(), StartError> {

@@ -5,6 +5,7 @@
 mod builder;
 mod connections;
 mod listener;
+mod memory;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ pub use builder::{ServerBuilder, StartError};
 
 use connections::Connections;
 use listener::Listener;
+pub use memory::MemoryBound;
 
 use crate::clock;
 pub use crate::connection::{ApplicationMessage, ConnectionSender, Handled, MessageHandler, Overflow, Sent};
@@ -73,6 +75,7 @@ struct Running {
     connections: Arc<Connections>,
     scheduler: Arc<Scheduler>,
     local_addr: Option<SocketAddr>,
+    memory: MemoryBound,
 }
 
 /// What [`ServerHandle::drain`] came to.
@@ -195,7 +198,12 @@ impl QueryStreamer {
 }
 
 impl ServerHandle {
-    fn new(listener: Option<Listener>, connections: Arc<Connections>, scheduler: Arc<Scheduler>) -> Self {
+    fn new(
+        listener: Option<Listener>,
+        connections: Arc<Connections>,
+        scheduler: Arc<Scheduler>,
+        memory: MemoryBound,
+    ) -> Self {
         let local_addr = listener.as_ref().map(Listener::local_addr);
         Self {
             running: Arc::new(Running {
@@ -203,6 +211,7 @@ impl ServerHandle {
                 connections,
                 scheduler,
                 local_addr,
+                memory,
             }),
         }
     }
@@ -226,6 +235,12 @@ impl ServerHandle {
     #[must_use]
     pub fn streams(&self) -> StreamingRegistry {
         self.query_streamer().streams()
+    }
+
+    /// What memory this server may take, by the connections and streams it has. Never blocks.
+    #[must_use]
+    pub fn memory_bound(&self) -> MemoryBound {
+        self.running.memory
     }
 
     /// How many connections are open. Never blocks.

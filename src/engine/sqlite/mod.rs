@@ -23,6 +23,10 @@ use pool::{Pool, Settings};
 
 use super::{CancelToken, Cursor, Engine, EngineError, Estimate, QuerySpec};
 
+/// A connection and a prepared statement without the page cache: half of it is SQLite's lookaside memory (48,000 bytes by default),
+/// the rest schema and program.
+const CONNECTION_BYTES: usize = 96 * 1024;
+
 /// One SQLite database file, opened for reading only.
 ///
 /// # Blocking
@@ -116,5 +120,10 @@ impl Engine for SqliteEngine {
     /// not of the running query's snapshot.
     fn estimate(&self, query: &QuerySpec, budget: Duration, cancel: &CancelToken) -> Estimate {
         estimate::estimate(&self.pool, query, budget, cancel).unwrap_or_default()
+    }
+
+    /// The page cache, and as much as a connection with its statement has been seen to take.
+    fn cursor_bytes(&self) -> usize {
+        CONNECTION_BYTES + self.pool.settings.cache_kib as usize * 1024
     }
 }

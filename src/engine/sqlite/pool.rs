@@ -37,7 +37,7 @@ struct Idle {
 
 /// Hands out connections and takes them back. The lock is never held while one is opened, used or closed.
 pub(super) struct Pool {
-    settings: Settings,
+    pub(super) settings: Settings,
     idle: Mutex<Vec<Idle>>,
 }
 

@@ -1,0 +1,92 @@
+//! How much memory a server may take, before it takes any.
+
+use std::fmt;
+
+use crate::stream::StreamingConfig;
+use crate::thread::STACK_BYTES_WORKER;
+
+/// The program, its tables and the buffers kept for reuse.
+const PROGRAM_BYTES: usize = 24 * 1024 * 1024;
+
+/// A connection's threads, as far as their stacks are touched, its read buffer and its state, measured over a thousand of them: 30
+/// KiB, and as much again for what the system keeps of a socket.
+const CONNECTION_BYTES: usize = 64 * 1024;
+
+/// A stream's state beside its cursor.
+const STREAM_BYTES: usize = 8 * 1024;
+
+/// An upper bound of a server's memory, by what it is asked to do.
+///
+/// `fixed + streams × per_stream + connections × per_connection`, in bytes. `fixed` is the program, the workers' stacks and
+/// [`held_bytes_max`](StreamingConfig::held_bytes_max); a stream adds its [cursor](crate::Engine::cursor_bytes) and the one batch
+/// that it may make where the budget is used up; a connection its threads, its buffer and one incoming message. What a query itself
+/// needs, to sort or to group, is the engine's and not in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryBound {
+    /// Whatever happens.
+    pub fixed: usize,
+    /// For each running stream.
+    pub per_stream: usize,
+    /// For each connection.
+    pub per_connection: usize,
+}
+
+impl MemoryBound {
+    pub(super) fn new(
+        config: &StreamingConfig,
+        n_workers: usize,
+        cursor_bytes: usize,
+        message_bytes_max: usize,
+    ) -> Self {
+        Self {
+            fixed: PROGRAM_BYTES + config.held_bytes_max + n_workers.saturating_mul(STACK_BYTES_WORKER),
+            per_stream: STREAM_BYTES + cursor_bytes + config.batch_bytes,
+            per_connection: CONNECTION_BYTES + message_bytes_max,
+        }
+    }
+
+    /// Bytes for so many connections and running streams.
+    #[must_use]
+    pub fn bytes(&self, connections: usize, streams: usize) -> usize {
+        let streams = self.per_stream.saturating_mul(streams);
+        let connections = self.per_connection.saturating_mul(connections);
+        self.fixed.saturating_add(streams).saturating_add(connections)
+    }
+}
+
+/// The formula with its numbers, in KiB.
+impl fmt::Display for MemoryBound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kib = |bytes: usize| bytes.div_ceil(1024);
+        write!(
+            f,
+            "{} KiB + streams x {} KiB + connections x {} KiB",
+            kib(self.fixed),
+            kib(self.per_stream),
+            kib(self.per_connection)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_is_the_sum_that_it_tells() {
+        let config = StreamingConfig {
+            held_bytes_max: 100 << 20,
+            batch_bytes: 256 << 10,
+            ..StreamingConfig::default()
+        };
+        let bound = MemoryBound::new(&config, 4, 128 << 10, 64 << 10);
+        assert_eq!(
+            bound.to_string(),
+            "135168 KiB + streams x 392 KiB + connections x 128 KiB"
+        );
+        assert_eq!(bound.bytes(0, 0), 132 << 20);
+        assert_eq!(bound.bytes(10, 1_000), (135_168 + 1_000 * 392 + 10 * 128) << 10);
+        assert_eq!(bound.bytes(usize::MAX, 1), usize::MAX, "no overflow");
+    }
+}
