@@ -57,6 +57,13 @@ const TOKEN_SECRET_BYTES: usize = 24;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Epoch([u8; 6]);
 
+/// 12 hexadecimal digits.
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 impl Epoch {
     pub(crate) fn random() -> Self {
         let [a, b, c, d, e, f, ..] = *Uuid::new_v4().as_bytes();

@@ -75,7 +75,7 @@ impl Connection {
         let (open_tx, open_rx) = bounded(1);
         let (ended_tx, ended) = bounded(0);
         let (open, closing) = bounded(0);
-        let link = Arc::new(Link::new(Arc::clone(&control), open));
+        let link = Arc::new(Link::new(Arc::clone(&control), open, config.message_bytes_max));
         let mut reader = Reader {
             link: Arc::clone(&link),
             closing,

@@ -17,8 +17,8 @@ use super::ClientError;
 use crate::error::ErrorCode;
 use crate::id::{RequestId, ResumeToken, StreamId};
 use crate::protocol::{
-    Ack, BatchMessage, CancelQuery, ClientMessage, CloseCode, PongMessage, ProgressMessage, ResumeQuery, ServerMessage,
-    StreamQuery, StreamRef, checksum, decode_server_message, encode_client_message,
+    Ack, CancelQuery, ClientMessage, CloseCode, PongMessage, ProgressMessage, ResumeQuery, ServerMessage, StreamQuery,
+    StreamRef, checksum, decode_binary_message, decode_server_message, encode_client_message,
 };
 use crate::transport::TransportControl;
 use crate::transport::websocket::{ControlLane, FrameWriter, Incoming};
@@ -37,6 +37,8 @@ pub(super) struct Link {
     control: Mutex<Arc<dyn TransportControl>>,
     /// Dropped when the client closes: the reader then waits for no query any more.
     open: Mutex<Option<Sender<Infallible>>>,
+    /// Largest payload of a binary message, uncompressed.
+    payload_bytes_max: usize,
     /// One question at a time, so that its answer can be told from others.
     asking: Mutex<()>,
 }
@@ -109,7 +111,7 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(control: Arc<dyn TransportControl>, open: Sender<Infallible>) -> Self {
+    pub(super) fn new(control: Arc<dyn TransportControl>, open: Sender<Infallible>, payload_bytes_max: usize) -> Self {
         Self {
             outgoing: Mutex::new(Outgoing {
                 frames: None,
@@ -119,6 +121,7 @@ impl Link {
             table: Mutex::default(),
             control: Mutex::new(control),
             open: Mutex::new(Some(open)),
+            payload_bytes_max,
             asking: Mutex::new(()),
         }
     }
@@ -228,6 +231,19 @@ impl Link {
         pinged.map(|()| answered.try_recv().ok())
     }
 
+    /// Asks what the server answers in its own time.
+    ///
+    /// Blocks until it has, or the connection is over.
+    pub(super) fn ask_and_wait(&self, message: &ClientMessage) -> Result<Option<ServerMessage>, ClientError> {
+        let _one_at_a_time = self.asking.lock();
+        let (answers, answered) = bounded(1);
+        self.table.lock().answers = Some(answers);
+        let sent = self.send(message);
+        let answer = sent.and_then(|()| answered.recv().map_err(|_| self.end()));
+        self.table.lock().answers = None;
+        answer.map(Some)
+    }
+
     /// Asks the server to stop a query. Nothing happens where it has ended. Errors are left to the query itself to find.
     pub(super) fn cancel(&self, id: i64) {
         let is_live = match self.table.lock().live.get_mut(&id) {
@@ -308,7 +324,10 @@ impl Link {
                 drop(answered);
                 return Ok(());
             }
-            ServerMessage::QueryStatus(_) | ServerMessage::QueryList(_) => {
+            ServerMessage::QueryStatus(_)
+            | ServerMessage::QueryList(_)
+            | ServerMessage::QueryDescription(_)
+            | ServerMessage::Welcome(_) => {
                 self.answer(message);
                 return Ok(());
             }
@@ -318,6 +337,7 @@ impl Link {
             ServerMessage::QueryStarted(started) => (&started.request_id, false),
             ServerMessage::QueryColumns(columns) => (&columns.request_id, false),
             ServerMessage::QueryBatch(batch) => (&batch.request_id, false),
+            ServerMessage::ArrowBatch(batch) => (&batch.request_id, false),
             ServerMessage::QueryProgress(progress) => (&progress.request_id, false),
             ServerMessage::QueryResumed(resumed) => (&resumed.request_id, false),
             ServerMessage::QueryCompleted(completed) => (&completed.request_id, true),
@@ -378,6 +398,7 @@ impl Link {
             let mut table = self.table.lock();
             let lost: Vec<_> = table.live.extract_if(|_, live| !live.survives()).collect();
             let waiting: Vec<_> = table.live.values().map(|live| live.messages.clone()).collect();
+            table.answers = None;
             (lost, waiting, std::mem::take(&mut table.pings))
         };
         for (_, live) in &lost {
@@ -477,7 +498,20 @@ impl Live {
                     return Ok(None);
                 }
                 if self.has_checksums {
-                    check_integrity(batch)?;
+                    check_integrity(
+                        batch.batch_number,
+                        batch.checksum.as_deref(),
+                        batch.rows.get().as_bytes(),
+                    )?;
+                }
+                self.n_batches = batch.batch_number + 1;
+            }
+            ServerMessage::ArrowBatch(batch) => {
+                if batch.replay && batch.batch_number < self.n_batches {
+                    return Ok(None);
+                }
+                if self.has_checksums {
+                    check_integrity(batch.batch_number, batch.checksum.as_deref(), &batch.payload)?;
                 }
                 self.n_batches = batch.batch_number + 1;
             }
@@ -492,6 +526,8 @@ impl Live {
             | ServerMessage::QueryUnpaused(_)
             | ServerMessage::QueryStatus(_)
             | ServerMessage::QueryList(_)
+            | ServerMessage::QueryDescription(_)
+            | ServerMessage::Welcome(_)
             | ServerMessage::Error(_)
             | ServerMessage::Pong(_) => {}
         }
@@ -538,15 +574,14 @@ impl Live {
 }
 
 /// Whether the rows are those that the server sent.
-fn check_integrity(batch: &BatchMessage) -> Result<(), Fault> {
-    let sent = batch.checksum.as_deref().unwrap_or("none");
-    let got = format!("{:08x}", checksum(batch.rows.get().as_bytes()));
+fn check_integrity(number: u64, sent: Option<&str>, payload: &[u8]) -> Result<(), Fault> {
+    let sent = sent.unwrap_or("none");
+    let got = format!("{:08x}", checksum(payload));
     if sent == got {
         return Ok(());
     }
     Err(Fault::Corrupt(format!(
-        "batch {} came with checksum {sent} and has {got}",
-        batch.batch_number
+        "batch {number} came with checksum {sent} and has {got}"
     )))
 }
 
@@ -597,7 +632,11 @@ impl Link {
                 Ok(None) => Ok(()), // a newer server's, or an application's own
                 Err(error) => Err(Fault::Protocol(format!("a message cannot be read: {error}"))),
             },
-            Incoming::Binary(_) => Err(Fault::Protocol("a binary message that nobody asked for".to_owned())),
+            Incoming::Binary(bytes) => match decode_binary_message(bytes, self.payload_bytes_max) {
+                Ok(Some(message)) => self.route(message, closing),
+                Ok(None) => Ok(()),
+                Err(error) => Err(Fault::Protocol(error.to_string())),
+            },
             Incoming::Pong => Ok(()),
         }
     }

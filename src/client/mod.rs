@@ -25,14 +25,17 @@ use connection::{Connection, Dial, LinkConfig};
 pub use batch::{Batch, CellError, ColumnRef, FromCell, Row};
 pub use error::ClientError;
 pub use query::QueryBuilder;
-pub use stream::{Canceller, Event, Outcome, QueryStream};
+pub use stream::{ArrowBatch, Canceller, Event, Outcome, QueryStream};
 
 // What the server says about a query, as events, outcomes and errors carry it.
 use crate::id::StreamId;
-use crate::protocol::{CancelQuery, ClientMessage, ListQueries, ListScope, ServerMessage, StreamRef};
+use crate::protocol::{
+    CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ServerMessage, StreamRef,
+};
 pub use crate::protocol::{
-    CancelledMessage, CompletedMessage, ErrorMessage, ListMessage, ProgressDetail, ProgressMessage, QueuedMessage,
-    StartedMessage, StatusMessage, StreamState,
+    CancelledMessage, CompletedMessage, Compression, DataFormat, DescriptionMessage, ErrorMessage, LimitsMessage,
+    ListMessage, ParameterMessage, ProgressDetail, ProgressMessage, QueuedMessage, StartedMessage, StatusMessage,
+    StreamState, WelcomeMessage,
 };
 use crate::transport::Transport;
 
@@ -130,6 +133,39 @@ impl Client {
             Some(ServerMessage::QueryStatus(status)) => Some(status),
             _ => None,
         })
+    }
+
+    /// What a query would give, without executing it: its columns and its parameters.
+    ///
+    /// Blocks as [`status`](Self::status) does, and while the server's workers are busy.
+    ///
+    /// # Errors
+    /// [`ClientError::Query`] where the server refuses the query; everything that ends a connection.
+    pub fn describe(&self, sql: impl Into<String>) -> Result<DescriptionMessage, ClientError> {
+        let message = ClientMessage::DescribeQuery(DescribeQuery {
+            query: sql.into(),
+            engine: None,
+            request_id: None,
+        });
+        match self.connection.link().ask_and_wait(&message)? {
+            Some(ServerMessage::QueryDescription(description)) => Ok(*description),
+            Some(ServerMessage::Error(error)) => Err(ClientError::Query(Box::new(error))),
+            _ => Err(ClientError::Protocol("no description came".to_owned())),
+        }
+    }
+
+    /// What the server is and can do.
+    ///
+    /// Blocks as [`status`](Self::status) does.
+    ///
+    /// # Errors
+    /// [`ClientError::Query`] where the server refuses to say; everything that ends a connection.
+    pub fn hello(&self) -> Result<WelcomeMessage, ClientError> {
+        match self.connection.link().ask(&ClientMessage::Hello(Hello::default()))? {
+            Some(ServerMessage::Welcome(welcome)) => Ok(*welcome),
+            Some(ServerMessage::Error(error)) => Err(ClientError::Query(Box::new(error))),
+            _ => Err(ClientError::Protocol("no welcome came".to_owned())),
+        }
     }
 
     /// The streams that this client may see, of all connections: the youngest, and how many there are.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::link::Link;
 use super::stream::Consumption;
 use super::{ClientError, QueryStream};
-use crate::protocol::{StreamQuery, WindowRequest};
+use crate::clock::millis;
+use crate::protocol::{Compression, DataFormat, StreamQuery, WindowRequest};
 use crate::rows::{Int64Encoding, Params, RowFormat, Value};
 
 /// Describes a query; [`start`](Self::start) sends it. What is not set is left to the server.
@@ -37,7 +38,7 @@ impl<'c> QueryBuilder<'c> {
         }
     }
 
-    /// Adds the next positional parameter. Bytes and reals that are no finite numbers cannot be sent.
+    /// Adds the next positional parameter. Bytes, and reals that are no finite numbers, travel with their type.
     pub fn param(mut self, value: impl Into<Value>) -> Self {
         match &mut self.query.params {
             Params::Positional(values) => values.push(value.into()),
@@ -78,6 +79,19 @@ impl<'c> QueryBuilder<'c> {
     /// The engine to ask, by its name in the server. Defaults to the server's first.
     pub fn engine(mut self, name: impl Into<String>) -> Self {
         self.query.engine = Some(name.into());
+        self
+    }
+
+    /// Has rows come as Arrow: as [`Event::ArrowBatch`](super::Event::ArrowBatch)s, not from the iterator over batches.
+    pub fn arrow(mut self) -> Self {
+        self.query.format = DataFormat::Arrow;
+        self
+    }
+
+    /// Codecs that batches may be compressed with on their way, the best first; the server takes the first that it has, or none.
+    /// Defaults to none: on a fast network it costs more than it gains.
+    pub fn compression(mut self, codecs: impl IntoIterator<Item = Compression>) -> Self {
+        self.query.compression = codecs.into_iter().filter(|codec| *codec != Compression::None).collect();
         self
     }
 
@@ -199,7 +213,3 @@ const WINDOW_BATCHES: u32 = 64;
 const WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 
 const MIXED: &str = "a query has positional parameters or named ones, not both";
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}

@@ -29,12 +29,28 @@ pub enum Event {
     Columns,
     /// Rows.
     Batch(Batch),
+    /// Rows in columns, where the query asked for [Arrow](super::QueryBuilder::arrow).
+    ArrowBatch(ArrowBatch),
     /// How far the query is. Where the program takes events more slowly than they come, only the newest.
     Progress(ProgressMessage),
     /// The connection is lost; a new one is being made, on which the query goes on.
     Reconnecting,
     /// The query goes on over a new connection.
     Resumed,
+}
+
+/// A piece of an Arrow IPC stream: all pieces of a result, one behind the other, are such a stream. The first begins with the schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ArrowBatch {
+    /// 0-based position of the batch in its result.
+    pub number: u64,
+    /// 0-based position of the batch's first row in the result.
+    pub row_offset: u64,
+    /// How many rows the batch has.
+    pub rows: u64,
+    /// The piece.
+    pub payload: Vec<u8>,
 }
 
 /// How a query ended.
@@ -272,24 +288,34 @@ impl QueryStream {
                 Ok(Some(Event::Columns))
             }
             ServerMessage::QueryBatch(message) => {
-                if message.batch_number != self.n_batches || message.row_offset != self.n_rows {
-                    return Err(violation(format!(
-                        "batch {} from row {} on where batch {} from row {} on was due",
-                        message.batch_number, message.row_offset, self.n_batches, self.n_rows
-                    )));
-                }
+                self.check_order(message.batch_number, message.row_offset)?;
                 let columns = self
                     .columns
                     .as_ref()
                     .ok_or_else(|| violation("rows came before the columns"))?;
                 if let Some(digest) = &mut self.digest {
-                    digest.add(message.rows.get().as_bytes());
+                    digest.add_rows(message.rows.get().as_bytes());
                 }
                 self.consumption.in_hand = Some(message.rows.get().len() as u64 + ENVELOPE_BYTES_MAX);
                 let batch = Batch::new(message, columns, self.row_format).map_err(ClientError::Protocol)?;
                 self.n_batches += 1;
                 self.n_rows += batch.len() as u64;
                 Ok(Some(Event::Batch(batch)))
+            }
+            ServerMessage::ArrowBatch(message) => {
+                self.check_order(message.batch_number, message.row_offset)?;
+                if let Some(digest) = &mut self.digest {
+                    digest.add_bytes(&message.payload);
+                }
+                self.consumption.in_hand = Some(message.payload.len() as u64 + ENVELOPE_BYTES_MAX);
+                self.n_batches += 1;
+                self.n_rows += message.row_count;
+                Ok(Some(Event::ArrowBatch(ArrowBatch {
+                    number: message.batch_number,
+                    row_offset: message.row_offset,
+                    rows: message.row_count,
+                    payload: message.payload,
+                })))
             }
             ServerMessage::QueryProgress(progress) => {
                 self.rows_reported = progress.rows_processed;
@@ -327,8 +353,20 @@ impl QueryStream {
             | ServerMessage::QueryPaused(_)
             | ServerMessage::QueryUnpaused(_)
             | ServerMessage::QueryStatus(_)
-            | ServerMessage::QueryList(_) => Err(violation("a message that is of no query")),
+            | ServerMessage::QueryList(_)
+            | ServerMessage::QueryDescription(_)
+            | ServerMessage::Welcome(_) => Err(violation("a message that is of no query")),
         }
+    }
+
+    fn check_order(&self, batch_number: u64, row_offset: u64) -> Result<(), ClientError> {
+        if (batch_number, row_offset) == (self.n_batches, self.n_rows) {
+            return Ok(());
+        }
+        Err(violation(format!(
+            "batch {batch_number} from row {row_offset} on where batch {} from row {} on was due",
+            self.n_batches, self.n_rows
+        )))
     }
 
     /// The error of a result that somebody else cut short; `None` where it is whole, or was cancelled by this client.
@@ -361,6 +399,12 @@ impl Iterator for QueryStream {
         loop {
             match self.next_event() {
                 Ok(Some(Event::Batch(batch))) => return Some(Ok(batch)),
+                Ok(Some(Event::ArrowBatch(_))) => {
+                    self.state = State::Failed;
+                    self.let_go();
+                    let text = "the query asked for Arrow: its batches come by next_event";
+                    return Some(Err(ClientError::Usage(text.to_owned())));
+                }
                 Ok(Some(
                     Event::Queued(_)
                     | Event::Started

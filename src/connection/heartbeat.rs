@@ -104,7 +104,7 @@ impl Pulse {
     }
 
     fn millis(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
+        clock::millis(now.saturating_duration_since(self.start))
     }
 
     fn signs(&self, now: Instant) -> Signs {

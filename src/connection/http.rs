@@ -13,6 +13,9 @@ use crate::transport::websocket::{UpgradeRefusal, accept_response};
 /// Largest head: request line and headers.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
+/// The subprotocol: this protocol, in this version.
+const SUBPROTOCOL_NAME: &str = "rowstream.v1";
+
 /// Most header lines.
 const HEADERS_MAX: usize = 64;
 
@@ -20,7 +23,12 @@ const HEADERS_MAX: usize = 64;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// Say this and speak WebSocket from now on; `leftover` came behind the head.
-    Upgrade { response: Vec<u8>, leftover: Vec<u8> },
+    Upgrade {
+        response: Vec<u8>,
+        leftover: Vec<u8>,
+        /// Whether the client asked for the protocol by name and version.
+        is_versioned: bool,
+    },
     /// Say this and close. The request may have a body that nobody has read.
     Respond(Vec<u8>),
 }
@@ -47,7 +55,8 @@ impl Refusal {
 const NOT_HTTP: Refusal = Refusal::bad_request("this is not an HTTP/1.1 request");
 const HOST: Refusal = Refusal::bad_request("a request of HTTP/1.1 has one Host header");
 const KEY: Refusal = Refusal::bad_request("Sec-WebSocket-Key has 16 bytes in base64, once");
-const SUBPROTOCOL: Refusal = Refusal::bad_request("this server knows none of the subprotocols offered; offer none");
+const SUBPROTOCOL: Refusal =
+    Refusal::bad_request("this server knows none of the subprotocols offered; offer rowstream.v1, or none");
 const NOT_FOUND: Refusal = Refusal::new("404 Not Found", "there is /, /healthz and /ws", "");
 const METHOD: Refusal = Refusal::new(
     "405 Method Not Allowed",
@@ -126,7 +135,11 @@ fn answer(head: &[u8], leftover: Vec<u8>) -> Answer {
     };
     let head_only = request.method == Some("HEAD");
     match routed {
-        Ok(Routed::Upgrade(response)) => Answer::Upgrade { response, leftover },
+        Ok(Routed::Upgrade { response, is_versioned }) => Answer::Upgrade {
+            response,
+            leftover,
+            is_versioned,
+        },
         Ok(Routed::Page { host }) => {
             Answer::Respond(respond("200 OK", "text/html", PAGE_HEADERS, &page(&host), head_only))
         }
@@ -139,7 +152,7 @@ fn answer(head: &[u8], leftover: Vec<u8>) -> Answer {
 enum Routed {
     Page { host: String },
     Health,
-    Upgrade(Vec<u8>),
+    Upgrade { response: Vec<u8>, is_versioned: bool },
 }
 
 fn route(request: &httparse::Request<'_, '_>) -> Result<Routed, Refusal> {
@@ -188,15 +201,30 @@ fn path_of(target: &str) -> &str {
 
 fn upgrade(headers: &[httparse::Header<'_>]) -> Result<Routed, Refusal> {
     let pairs: Vec<(&str, &[u8])> = headers.iter().map(|header| (header.name, header.value)).collect();
-    let response = accept_response(&pairs).map_err(|refusal| match refusal {
+    let mut response = accept_response(&pairs).map_err(|refusal| match refusal {
         UpgradeRefusal::NotAnUpgrade | UpgradeRefusal::Version => UPGRADE,
         UpgradeRefusal::Key => KEY,
     })?;
-    // No subprotocol is known yet. A browser that offered some would drop a connection that chose none: say why instead.
-    if values_of(headers, "sec-websocket-protocol").next().is_some() {
-        return Err(SUBPROTOCOL);
-    }
-    Ok(Routed::Upgrade(response))
+    let is_versioned = match chooses_subprotocol(headers) {
+        None => false,
+        Some(true) => {
+            // In front of the empty line.
+            response.truncate(response.len() - 2);
+            response.extend_from_slice(format!("Sec-WebSocket-Protocol: {SUBPROTOCOL_NAME}\r\n\r\n").as_bytes());
+            true
+        }
+        // A browser that offered some would drop a connection that chose none: say why instead.
+        Some(false) => return Err(SUBPROTOCOL),
+    };
+    Ok(Routed::Upgrade { response, is_versioned })
+}
+
+/// Whether ours is among the subprotocols offered; `None` where none is.
+fn chooses_subprotocol(headers: &[httparse::Header<'_>]) -> Option<bool> {
+    let mut offered = values_of(headers, "sec-websocket-protocol").peekable();
+    offered.peek()?;
+    let mut names = offered.flat_map(|value| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
+    Some(names.any(|name| name == SUBPROTOCOL_NAME.as_bytes()))
 }
 
 fn values_of<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {

@@ -13,7 +13,7 @@ use super::application::{ApplicationMessage, ConnectionSender, Handled};
 use super::heartbeat::{Heartbeat, Pulse, PulsingRead, PulsingWrite};
 use super::http::{self, Answer};
 use super::outbox::{Lane, Outbox};
-use super::report::{list, notice, status, stream_state};
+use super::report::{list, notice, status, stream_state, welcome};
 use super::session::{Action, Named, Session};
 use super::writer::{Writer, WriterEnd};
 use super::{ConnectionContext, ConnectionHandle, Purpose};
@@ -48,7 +48,11 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
     } = halves;
     let answer = http::answer_request(read.as_mut(), clock::now() + HEAD_DEADLINE);
     match answer {
-        Some(Answer::Upgrade { response, leftover }) => {
+        Some(Answer::Upgrade {
+            response,
+            leftover,
+            is_versioned,
+        }) => {
             let ready = write.write_all(&response).and_then(|()| read.set_read_timeout(None));
             if let Err(error) = ready {
                 log::debug!("connection {}: gone before it was upgraded: {error}", handle.id);
@@ -71,7 +75,12 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
             };
             let first = clock::now() + context.heartbeat.interval;
             let _guard = context.scheduler.timekeeper().set(first, Arc::new(heartbeat));
-            Messages::new(handle, context).serve(read, leftover, FrameWriter::new(write, Side::Server));
+            let messages = Messages::new(handle, context);
+            if is_versioned && context.purpose == Purpose::Queries {
+                // An outbox that is still empty takes it.
+                let _first_of_all = messages.reply(&welcome(context, None));
+            }
+            messages.serve(read, leftover, FrameWriter::new(write, Side::Server));
         }
         Some(Answer::Respond(response)) => {
             let _dead_peer_needs_no_answer = write.write_all(&response);
@@ -272,6 +281,17 @@ impl<'a> Messages<'a> {
                     .filter(|stream| stream.principal == *self.handle.origin.principal());
                 self.reply(&ServerMessage::QueryList(list(own.collect(), request_id, clock::now())))
             }
+            Action::Describe(query) => {
+                let outbox = Arc::clone(self.outbox);
+                let answer = move |message: &ServerMessage| {
+                    if !outbox.send(message) {
+                        outbox.close_now(CloseCode::TooMany, "answers are not being read");
+                    }
+                };
+                self.context.scheduler.describe(query, Box::new(answer));
+                ControlFlow::Continue(())
+            }
+            Action::Welcome(request_id) => self.reply(&welcome(self.context, request_id)),
             Action::Application { .. } | Action::Ignore => ControlFlow::Continue(()),
             Action::Reply(message) => self.reply(&message),
             Action::Close(message, code) => {

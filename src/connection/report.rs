@@ -5,8 +5,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ConnectionContext;
+use crate::clock::millis;
 use crate::id::RequestId;
-use crate::protocol::{ListMessage, StatusMessage, StreamNotice, StreamState};
+use crate::protocol::{
+    Compression, LimitsMessage, ListMessage, ServerMessage, StatusMessage, StreamNotice, StreamState, WelcomeMessage,
+};
 use crate::scheduler::Stream;
 use crate::stream::QueryStreamStatus;
 
@@ -16,6 +20,59 @@ const QUERY_BYTES_MAX: usize = 1024;
 /// Streams in one list, and bytes of their queries' texts: what fits an answer that may wait unread.
 const LISTED_MAX: usize = 256;
 const LISTED_QUERY_BYTES_MAX: usize = 128 * 1024;
+
+/// What a server that speaks this protocol can do beyond the fixed messages.
+const CAPABILITIES: [&str; 9] = [
+    "ack",
+    "checksum",
+    "describe_query",
+    "list_queries",
+    "pause_query",
+    "priority",
+    "query_status",
+    "resume_query",
+    "typed_params",
+];
+
+pub(super) fn welcome(context: &ConnectionContext, request_id: Option<RequestId>) -> ServerMessage {
+    let ConnectionContext {
+        scheduler,
+        session_limits,
+        message_bytes_max,
+        heartbeat,
+        ..
+    } = context;
+    let config = scheduler.config();
+    let mut capabilities: Vec<String> = CAPABILITIES.map(str::to_owned).into();
+    if cfg!(feature = "arrow") {
+        capabilities.push("format:arrow".to_owned());
+    }
+    let codecs = Compression::OFFERED.iter();
+    capabilities.extend(codecs.map(|codec| format!("compression:{}", codec.as_str())));
+    ServerMessage::Welcome(Box::new(WelcomeMessage {
+        request_id,
+        server: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        server_id: scheduler.epoch().to_string(),
+        capabilities,
+        limits: LimitsMessage {
+            message_bytes: *message_bytes_max as u64,
+            query_bytes: session_limits.query_bytes_max as u64,
+            batch_size: session_limits.batch_size_max,
+            batch_bytes: session_limits.batch_bytes_max,
+            row_bytes: config.row_bytes_max as u64,
+            streams: session_limits.streams_max as u64,
+            window_batches: session_limits.window_batches_max,
+            window_bytes: session_limits.window_bytes_max,
+            retention_bytes: config.retention_bytes,
+            retention_seconds: config.retention.as_secs(),
+            query_ms: millis(config.max_query_duration),
+            stall_ms: millis(config.stall_limit),
+        },
+        engines: scheduler.engine_names().map(str::to_owned).collect(),
+        heartbeat_ms: millis(heartbeat.interval),
+    }))
+}
 
 pub(super) fn notice(stream: &Stream) -> StreamNotice {
     StreamNotice {

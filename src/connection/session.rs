@@ -7,8 +7,9 @@ use std::collections::{HashMap, VecDeque};
 use crate::error::ErrorCode;
 use crate::id::{RequestId, StreamId};
 use crate::protocol::{
-    Ack, CancelQuery, ClientMessage, CloseCode, ErrorMessage, ListQueries, ListScope, PongMessage, ResumeQuery,
-    ServerMessage, SetPriority, StreamQuery, StreamRef, WindowRequest, decode_client_message, quoted,
+    Ack, CancelQuery, ClientMessage, CloseCode, DescribeQuery, ErrorMessage, Hello, ListQueries, ListScope,
+    PongMessage, ResumeQuery, ServerMessage, SetPriority, StreamQuery, StreamRef, WindowRequest, decode_client_message,
+    quoted,
 };
 use crate::scheduler::{PRIORITY_MAX, WEIGHT_MAX};
 
@@ -64,6 +65,10 @@ pub(crate) enum Action {
     Status(Named),
     /// Say which streams there are.
     List(Option<RequestId>),
+    /// Say what a query would give.
+    Describe(DescribeQuery),
+    /// Say what the server is and can do.
+    Welcome(Option<RequestId>),
     /// Offer the message to the application.
     Application {
         name: String,
@@ -255,6 +260,14 @@ impl Session {
                 request_id,
                 ..ErrorMessage::new(ErrorCode::PermissionDenied, "scope all needs the admin right")
             })),
+            ClientMessage::DescribeQuery(query) => match self.length_refusal(&query.query) {
+                Some((code, text)) => Action::Reply(ServerMessage::Error(ErrorMessage {
+                    request_id: query.request_id,
+                    ..ErrorMessage::new(code, text)
+                })),
+                None => Action::Describe(query),
+            },
+            ClientMessage::Hello(Hello { request_id, .. }) => Action::Welcome(request_id),
             ClientMessage::Ping { timestamp } => Action::Reply(ServerMessage::Pong(PongMessage { timestamp })),
             ClientMessage::Other { name, request_id } => Action::Application { name, request_id },
         }
@@ -262,7 +275,6 @@ impl Session {
 
     fn refusal(&self, query: &StreamQuery) -> Option<(ErrorCode, String)> {
         let SessionLimits {
-            query_bytes_max,
             batch_size_max,
             batch_bytes_max,
             ..
@@ -271,11 +283,8 @@ impl Session {
         if let Some(refusal) = self.crowding(query.request_id.as_ref()) {
             return Some(refusal);
         }
-        if query.query.len() > query_bytes_max {
-            return exceeded(format!(
-                "the query has {} bytes, the most is {query_bytes_max}",
-                query.query.len()
-            ));
+        if let Some(refusal) = self.length_refusal(&query.query) {
+            return Some(refusal);
         }
         if let Some(batch_size) = query.batch_size.filter(|size| *size > batch_size_max) {
             return exceeded(format!("batch_size {batch_size}: the most is {batch_size_max}"));
@@ -292,6 +301,14 @@ impl Session {
             ));
         }
         rank_refusal(query.priority, query.weight).or_else(|| self.window_refusal(query.window.as_ref()))
+    }
+
+    fn length_refusal(&self, query: &str) -> Option<(ErrorCode, String)> {
+        let (len, len_max) = (query.len(), self.limits.query_bytes_max);
+        (len > len_max).then(|| {
+            let text = format!("the query has {len} bytes, the most is {len_max}");
+            (ErrorCode::LimitExceeded, text)
+        })
     }
 
     /// Why one more stream would be too many, or one too many of that name.

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use super::outbox::{Closing, Lane, Message, Outbox, Patience, Taken};
 use super::session::Session;
-use crate::clock;
+use crate::clock::{self, millis};
 use crate::error::ErrorCode;
 use crate::id::StreamId;
 use crate::protocol::{
     CancelledMessage, CompletedMessage, ErrorMessage, ProgressDetail, ProgressMessage, ServerMessage, encode_message,
-    replayed,
+    replayed, replayed_binary,
 };
 use crate::scheduler::{Completion, EncodedBatch, FairQueue, Scheduler, Stream, StreamEnd, Ticket, Timings};
 use crate::stream::{Gone, Taken as StreamTaken};
@@ -57,6 +57,7 @@ struct OpenLane {
 /// One message of a write.
 enum Piece {
     Text(Vec<u8>),
+    Binary(Vec<u8>),
     Message(Message),
     Batch(Arc<EncodedBatch>),
 }
@@ -65,7 +66,9 @@ impl Piece {
     fn message(&self) -> (MessageKind, &[u8]) {
         match self {
             Self::Text(text) => (MessageKind::Text, text),
+            Self::Binary(bytes) => (MessageKind::Binary, bytes),
             Self::Message(message) => (message.kind, &message.bytes),
+            Self::Batch(batch) if batch.is_binary() => (MessageKind::Binary, batch.message()),
             Self::Batch(batch) => (MessageKind::Text, batch.message()),
         }
     }
@@ -257,10 +260,12 @@ impl Writer {
                 StreamTaken::Batch { batch, is_replay } => {
                     let bytes = batch.message().len();
                     turn_bytes += bytes;
-                    if is_replay {
+                    if is_replay && batch.is_binary() {
+                        self.gather(Piece::Binary(replayed_binary(batch.message())));
+                    } else if is_replay {
                         self.gather(Piece::Text(replayed(batch.message())));
                     } else {
-                        stream.count_sent(batch.rows(), bytes);
+                        stream.count_sent(batch.rows(), bytes, batch.raw_bytes());
                         self.gather(Piece::Batch(batch));
                     }
                     if turn_bytes >= QUANTUM_BYTES || self.gathered_bytes >= GATHER_BYTES_MAX {
@@ -370,6 +375,7 @@ fn terminator(stream: &Stream, end: StreamEnd) -> ServerMessage {
                 execution_time_ms: millis(execution),
                 batches: stream.batches_sent(),
                 bytes: stream.bytes_sent(),
+                raw_bytes: stream.raw_bytes_sent(),
                 time_to_first_row_ms: first_row.map(millis),
                 engine_ms: millis(engine),
                 stall_ms: millis(stall),
@@ -416,8 +422,4 @@ fn encoded(message: &ServerMessage) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     encode_message(message, &mut out);
     out
-}
-
-fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

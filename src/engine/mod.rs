@@ -46,6 +46,19 @@ pub trait Engine: Send + Sync + 'static {
         Estimate::default()
     }
 
+    /// What `sql` would give, without executing it. May block as [`open`](Self::open) does. Defaults to what `open` tells, which knows
+    /// no parameters.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn describe(&self, sql: &str, cancel: &CancelToken) -> Result<Description, EngineError> {
+        let cursor = self.open(&QuerySpec::new(sql), cancel)?;
+        Ok(Description {
+            columns: cursor.columns().cloned(),
+            ..Description::default()
+        })
+    }
+
     /// What a cursor takes of memory while its stream rests, in bytes, for the server's [bound](crate::server::MemoryBound). Must not
     /// block. Defaults to 0.
     fn cursor_bytes(&self) -> usize {
@@ -119,6 +132,19 @@ impl QuerySpec {
         self.params = params;
         self
     }
+}
+
+/// What a query would give.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Description {
+    /// The columns; `None` for an engine that knows them only once rows come.
+    pub columns: Option<Schema>,
+    /// The parameters in the order in which they are bound, by name without the engine's sigil, where they have one.
+    pub parameters: Vec<Option<String>>,
+    /// Whether the query leaves the database as it is; `None` where the engine does not say.
+    pub read_only: Option<bool>,
+    /// How many rows there may be, where that is known without executing anything.
+    pub estimated_rows: Option<u64>,
 }
 
 /// How many rows a result has, and how that is known.

@@ -2,18 +2,20 @@
 
 use std::borrow::Cow;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::message::{
-    Ack, CancelQuery, ClientMessage, ListQueries, ResumeQuery, ServerMessage, SetPriority, StreamQuery, StreamRef,
+use super::compress::Compression;
+use super::message::{DataFormat, ServerMessage};
+use super::request::{
+    Ack, CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ResumeQuery, SetPriority, StreamQuery,
+    StreamRef,
 };
 use crate::error::ErrorCode;
 use crate::id::RequestId;
-use crate::rows::{Params, Value};
-
-/// Names of messages that the protocol has and this server does not offer.
-const TYPES_UNSUPPORTED: [&str; 2] = ["describe_query", "hello"];
+use crate::rows::{ColumnType, Params, Value};
 
 /// Why bytes are no message. `request_id` is filled in wherever the message has a usable one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +71,13 @@ pub(crate) fn decode_client_message(text: &str) -> Result<ClientMessage, DecodeE
         Some("ping") => Ok(ClientMessage::Ping {
             timestamp: object.remove("timestamp").map(Box::new),
         }),
-        Some(known) if TYPES_UNSUPPORTED.contains(&known) => Err(DecodeError::new(
-            ErrorCode::Unsupported,
-            format!("this server does not offer {known}"),
-        )),
+        Some("describe_query") => describe_query(&mut object, request_id.clone()),
+        Some("hello") => field(&mut object, "token").map(|token| {
+            ClientMessage::Hello(Hello {
+                token,
+                request_id: request_id.clone(),
+            })
+        }),
         Some(other) => Ok(ClientMessage::Other {
             name: other.to_owned(),
             request_id: request_id.clone(),
@@ -88,20 +93,25 @@ pub(crate) fn decode_client_message(text: &str) -> Result<ClientMessage, DecodeE
 fn stream_query(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
     let query =
         field::<String>(object, "query")?.ok_or_else(|| DecodeError::bad("stream_query has a \"query\", a string"))?;
-    if let Some(format) = field::<String>(object, "format")?
-        && format != "json"
-    {
-        return Err(DecodeError::new(
-            ErrorCode::Unsupported,
-            format!("format {}: this server offers \"json\"", quoted(&format)),
-        ));
-    }
+    let format = match field::<String>(object, "format")?.as_deref() {
+        None | Some("json") => DataFormat::Json,
+        Some("arrow") if cfg!(feature = "arrow") => DataFormat::Arrow,
+        Some(other) => {
+            let text = format!("format {}: this server does not offer it", quoted(other));
+            return Err(DecodeError::new(ErrorCode::Unsupported, text));
+        }
+    };
+    // Codecs that this server does not have are passed over: a client lists all that it could read.
+    let codecs = field::<Vec<String>>(object, "compression")?.unwrap_or_default();
+    let compression = codecs.iter().filter_map(|name| Compression::offered(name)).collect();
     Ok(ClientMessage::StreamQuery(Box::new(StreamQuery {
         query,
         request_id,
         batch_size: positive(object, "batch_size")?,
         params: params(object.remove("params"))?,
         engine: field(object, "engine")?,
+        format,
+        compression,
         row_format: field(object, "row_format")?.unwrap_or_default(),
         int64: field(object, "int64")?.unwrap_or_default(),
         progress_interval_ms: field(object, "progress_interval_ms")?,
@@ -115,6 +125,15 @@ fn stream_query(object: &mut Map<String, Json>, request_id: Option<RequestId>) -
         weight: positive(object, "weight")?,
         checksum: field(object, "checksum")?.unwrap_or_default(),
     })))
+}
+
+fn describe_query(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
+    let query = field(object, "query")?.ok_or_else(|| DecodeError::bad("describe_query has a \"query\", a string"))?;
+    Ok(ClientMessage::DescribeQuery(DescribeQuery {
+        query,
+        engine: field(object, "engine")?,
+        request_id,
+    }))
 }
 
 fn stream_ref(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<StreamRef, DecodeError> {
@@ -195,6 +214,8 @@ pub(crate) fn decode_server_message(text: &str) -> serde_json::Result<Option<Ser
         serde_json::from_str::<Tag<'_>>(text)?.name
     };
     Ok(Some(match tag.as_ref() {
+        "welcome" => ServerMessage::Welcome(serde_json::from_str(text)?),
+        "query_description" => ServerMessage::QueryDescription(serde_json::from_str(text)?),
         "query_queued" => ServerMessage::QueryQueued(serde_json::from_str(text)?),
         "query_started" => ServerMessage::QueryStarted(serde_json::from_str(text)?),
         "query_columns" => ServerMessage::QueryColumns(serde_json::from_str(text)?),
@@ -267,10 +288,64 @@ fn param(which: &str, json: Json) -> Result<Value, DecodeError> {
                 format!("parameter {which}: {number} does not fit 64 bits"),
             )),
         },
-        Json::Array(_) | Json::Object(_) => Err(DecodeError::new(
+        Json::Object(typed) => typed_param(which, typed),
+        Json::Array(_) => Err(DecodeError::new(
             ErrorCode::ParameterError,
-            format!("parameter {which}: must be null, a boolean, a number or a string"),
+            format!("parameter {which}: must be null, a boolean, a number, a string, or a type with a value"),
         )),
+    }
+}
+
+/// A parameter that says what it is: `{"type": …, "value": …}`.
+fn typed_param(which: &str, mut typed: Map<String, Json>) -> Result<Value, DecodeError> {
+    let refused = |text: &str| DecodeError::new(ErrorCode::ParameterError, format!("parameter {which}: {text}"));
+    let ty: ColumnType = typed
+        .remove("type")
+        .and_then(|ty| serde_json::from_value(ty).ok())
+        .ok_or_else(|| refused("an object is {\"type\", \"value\"}, the type one that columns have"))?;
+    let value = typed
+        .remove("value")
+        .ok_or_else(|| refused("a typed parameter has a \"value\""))?;
+    if !typed.is_empty() {
+        return Err(refused("a typed parameter has nothing but \"type\" and \"value\""));
+    }
+    if value.is_null() {
+        return Ok(Value::Null);
+    }
+    let found = match (ty, &value) {
+        (ColumnType::Any, value) if !value.is_object() => return param(which, value.clone()),
+        (ColumnType::Boolean, Json::Bool(value)) => Some(Value::Boolean(*value)),
+        (ColumnType::Int64, Json::Number(number)) => number.as_i64().map(Value::Integer),
+        (ColumnType::Int64, Json::String(digits)) => digits.parse().ok().map(Value::Integer),
+        (ColumnType::Float64, Json::Number(number)) => number.as_f64().map(Value::Real),
+        (ColumnType::Float64, Json::String(name)) => real(name).map(Value::Real),
+        (ColumnType::Blob, Json::String(text)) => BASE64.decode(text).ok().map(Value::Blob),
+        (
+            ColumnType::Text
+            | ColumnType::Decimal
+            | ColumnType::Date
+            | ColumnType::Time
+            | ColumnType::Timestamp
+            | ColumnType::TimestampTz
+            | ColumnType::Uuid,
+            Json::String(text),
+        ) => Some(Value::Text(text.clone())),
+        // A document, or the text of one.
+        (ColumnType::Json, Json::String(text)) => Some(Value::Text(text.clone())),
+        (ColumnType::Json, document) => Some(Value::Text(document.to_string())),
+        _ => None,
+    };
+    found.ok_or_else(|| refused("the value is not of its type"))
+}
+
+/// A double as a string: what JSON has no number for, or a number's text.
+fn real(text: &str) -> Option<f64> {
+    match text {
+        "NaN" => Some(f64::NAN),
+        "Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        digits if digits.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => digits.parse().ok(),
+        _ => None,
     }
 }
 
@@ -318,7 +393,7 @@ mod tests {
         let full = query(
             r#"{"type":"stream_query","query":"q","request_id":"r","params":[1,-2.5,"x",null,true],"engine":"e",
                 "row_format":"array","int64":"safe","progress_interval_ms":0,"max_batch_bytes":1,"max_rows":2,
-                "max_bytes":3,"timeout_ms":4,"format":"json","batch_size":null,"colour":"blue","window":{"batches":1},
+                "max_bytes":3,"timeout_ms":4,"format":"json","compression":["br","gzip","none"],"batch_size":null,"colour":"blue","window":{"batches":1},
                 "resumable":true,"priority":7,"weight":256,"checksum":true}"#,
         );
         let expected = StreamQuery {
@@ -327,6 +402,8 @@ mod tests {
             request_id: Some("r".into()),
             params: Params::Positional(vec![1_i64.into(), (-2.5).into(), "x".into(), Value::Null, true.into()]),
             engine: Some("e".into()),
+            format: DataFormat::Json,
+            compression: vec![Compression::Gzip],
             row_format: RowFormat::Array,
             int64: Int64Encoding::Safe,
             progress_interval_ms: Some(0),
@@ -346,6 +423,30 @@ mod tests {
         assert_eq!(full, expected);
         let named = query(r#"{"type":"stream_query","query":"q","params":{"a":1}}"#);
         assert_eq!(named.params, Params::Named(vec![("a".into(), 1_i64.into())]));
+    }
+
+    #[test]
+    fn parameters_may_say_their_type() {
+        let params = query(
+            r#"{"type":"stream_query","query":"","params":[{"type":"int64","value":"-9223372036854775808"},
+                {"type":"int64","value":7},{"type":"float64","value":"-Infinity"},{"type":"float64","value":1},
+                {"type":"blob","value":"AAEC"},{"type":"boolean","value":true},{"type":"date","value":"2026-11-26"},
+                {"type":"json","value":{"a":[1]}},{"type":"text","value":null},{"type":"any","value":"x"}]}"#,
+        )
+        .params;
+        let expected = vec![
+            i64::MIN.into(),
+            7_i64.into(),
+            f64::NEG_INFINITY.into(),
+            1.0.into(),
+            Value::Blob(vec![0, 1, 2]),
+            true.into(),
+            "2026-11-26".into(),
+            r#"{"a":[1]}"#.into(),
+            Value::Null,
+            "x".into(),
+        ];
+        assert_eq!(params, Params::Positional(expected));
     }
 
     #[test]
@@ -385,12 +486,31 @@ mod tests {
             "64 bits",
         );
         check_refused(
-            r#"{"type":"stream_query","query":"","format":"arrow"}"#,
+            r#"{"type":"stream_query","query":"","format":"parquet"}"#,
             Unsupported,
-            "arrow",
+            "parquet",
         );
         check_refused(r#"{"type":"cancel_query"}"#, BadMessage, "stream_id");
-        check_refused(r#"{"type":"hello"}"#, Unsupported, "hello");
+        check_refused(r#"{"type":"hello","token":1}"#, BadMessage, "token");
+        check_refused(r#"{"type":"describe_query"}"#, BadMessage, "query");
+        for refused in [
+            r#"{}"#,
+            r#"{"value":1}"#,
+            r#"{"type":"int64"}"#,
+            r#"{"type":"integer","value":1}"#,
+            r#"{"type":"int64","value":1,"unit":"m"}"#,
+            r#"{"type":"int64","value":1.5}"#,
+            r#"{"type":"int64","value":"9223372036854775808"}"#,
+            r#"{"type":"float64","value":"nan"}"#,
+            r#"{"type":"float64","value":true}"#,
+            r#"{"type":"boolean","value":1}"#,
+            r#"{"type":"blob","value":"AA"}"#,
+            r#"{"type":"date","value":20261126}"#,
+            r#"{"type":"any","value":{"type":"any","value":1}}"#,
+        ] {
+            let text = format!(r#"{{"type":"stream_query","query":"","params":{{"p":{refused}}}}}"#);
+            check_refused(&text, ParameterError, "parameter \"p\"");
+        }
         check_refused(r#"{"type":"ack","batch_number":1}"#, BadMessage, "stream_id");
         check_refused(r#"{"type":"ack","stream_id":""}"#, BadMessage, "batch_number");
         for number in ["-2", "1e308", "1.5", "18446744073709551615", "\"1\""] {

@@ -1,13 +1,17 @@
 //! Bytes out: messages into a caller's buffer, and the envelope that a batch's rows are written into.
 
-use std::fmt::Display;
 use std::io::Write;
 
-use serde::ser::{Error as _, SerializeMap, SerializeSeq};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
-use super::message::{
-    Ack, ClientMessage, ListQueries, ListScope, ResumeQuery, ServerMessage, SetPriority, StreamQuery, StreamRef,
+use super::binary::BatchHeader;
+use super::compress::Compression;
+use super::message::{DataFormat, ServerMessage};
+use super::request::{
+    Ack, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ResumeQuery, SetPriority, StreamQuery, StreamRef,
     WindowRequest,
 };
 use crate::id::{RequestId, ResumeToken, StreamId};
@@ -41,7 +45,7 @@ enum WireMessage<'a> {
         #[serde(flatten)]
         target: WireRef<'a>,
         batch_number: i64,
-        #[serde(skip_serializing_if = "is_false")]
+        #[serde(skip_serializing_if = "is_default")]
         end: bool,
     },
     PauseQuery(WireRef<'a>),
@@ -71,6 +75,19 @@ enum WireMessage<'a> {
     Ping {
         #[serde(skip_serializing_if = "Option::is_none")]
         timestamp: Option<&'a serde_json::Value>,
+    },
+    DescribeQuery {
+        query: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        engine: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a RequestId>,
+    },
+    Hello {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a RequestId>,
     },
     #[serde(untagged)]
     Other {
@@ -110,9 +127,9 @@ fn wire_number(number: Option<u64>) -> i64 {
     number.map_or(-1, |number| i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_false(value: &bool) -> bool {
-    !value
+/// Whether a field says what its absence says.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[derive(Serialize)]
@@ -126,8 +143,12 @@ struct WireQuery<'a> {
     params: Option<WireParams<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     engine: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_default")]
+    format: DataFormat,
     row_format: RowFormat,
     int64: Int64Encoding,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    compression: &'a [Compression],
     #[serde(skip_serializing_if = "Option::is_none")]
     progress_interval_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,13 +161,13 @@ struct WireQuery<'a> {
     timeout_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     window: Option<WindowRequest>,
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_default")]
     resumable: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u16>,
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_default")]
     checksum: bool,
 }
 
@@ -191,6 +212,19 @@ impl<'a> From<&'a ClientMessage> for WireMessage<'a> {
                 scope: *scope,
                 request_id: request_id.as_ref(),
             },
+            ClientMessage::DescribeQuery(DescribeQuery {
+                query,
+                engine,
+                request_id,
+            }) => Self::DescribeQuery {
+                query,
+                engine: engine.as_deref(),
+                request_id: request_id.as_ref(),
+            },
+            ClientMessage::Hello(Hello { token, request_id }) => Self::Hello {
+                token: token.as_deref(),
+                request_id: request_id.as_ref(),
+            },
             ClientMessage::Other { name, request_id } => Self::Other {
                 name,
                 request_id: request_id.as_ref(),
@@ -210,8 +244,10 @@ impl<'a> From<&'a StreamQuery> for WireQuery<'a> {
             request_id,
             params,
             engine,
+            format,
             row_format,
             int64,
+            compression,
             progress_interval_ms,
             max_batch_bytes,
             max_rows,
@@ -229,8 +265,10 @@ impl<'a> From<&'a StreamQuery> for WireQuery<'a> {
             batch_size: *batch_size,
             params: (*params != Params::None).then_some(WireParams(params)),
             engine: engine.as_deref(),
+            format: *format,
             row_format: *row_format,
             int64: *int64,
+            compression,
             progress_interval_ms: *progress_interval_ms,
             max_batch_bytes: *max_batch_bytes,
             max_rows: *max_rows,
@@ -253,18 +291,15 @@ impl Serialize for WireParams<'_> {
             Params::None => serializer.serialize_none(),
             Params::Positional(values) => {
                 let mut list = serializer.serialize_seq(Some(values.len()))?;
-                for (idx, value) in values.iter().enumerate() {
-                    list.serialize_element(&WireParam {
-                        name: &(idx + 1),
-                        value,
-                    })?;
+                for value in values {
+                    list.serialize_element(&WireParam(value))?;
                 }
                 list.end()
             }
             Params::Named(values) => {
                 let mut object = serializer.serialize_map(Some(values.len()))?;
                 for (name, value) in values {
-                    object.serialize_entry(name, &WireParam { name, value })?;
+                    object.serialize_entry(name, &WireParam(value))?;
                 }
                 object.end()
             }
@@ -272,30 +307,38 @@ impl Serialize for WireParams<'_> {
     }
 }
 
-/// One parameter, and what it is called in an error.
-struct WireParam<'a> {
-    name: &'a dyn Display,
-    value: &'a Value,
-}
+struct WireParam<'a>(&'a Value);
 
 impl Serialize for WireParam<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.value {
+        match self.0 {
             Value::Null => serializer.serialize_none(),
             Value::Boolean(value) => serializer.serialize_bool(*value),
             Value::Integer(value) => serializer.serialize_i64(*value),
             // Always with a point or an exponent, and so still a real at the other end.
             Value::Real(value) if value.is_finite() => serializer.serialize_f64(*value),
-            Value::Real(value) => Err(S::Error::custom(format!(
-                "parameter {}: JSON has no number {value}",
-                self.name
-            ))),
+            Value::Real(value) => typed(serializer, "float64", non_finite(*value)),
             Value::Text(value) => serializer.serialize_str(value),
-            Value::Blob(_) => Err(S::Error::custom(format!(
-                "parameter {}: bytes cannot be sent as a parameter yet",
-                self.name
-            ))),
+            Value::Blob(value) => typed(serializer, "blob", &BASE64.encode(value)),
         }
+    }
+}
+
+fn typed<S: Serializer>(serializer: S, ty: &str, value: &str) -> Result<S::Ok, S::Error> {
+    let mut object = serializer.serialize_map(Some(2))?;
+    object.serialize_entry("type", ty)?;
+    object.serialize_entry("value", value)?;
+    object.end()
+}
+
+/// What stands for a double that JSON has no number for.
+const fn non_finite(value: f64) -> &'static str {
+    if value.is_nan() {
+        "NaN"
+    } else if value > 0.0 {
+        "Infinity"
+    } else {
+        "-Infinity"
     }
 }
 
@@ -306,15 +349,54 @@ pub(crate) struct BatchEnvelope {
     head: Box<[u8]>,
 }
 
+/// The beginning of every batch of a stream, up to and including `"batch_number":`.
+pub(super) fn push_batch_head(stream_id: StreamId, request_id: Option<&RequestId>) -> Box<[u8]> {
+    let mut head = format!("{{\"type\":\"query_batch\",\"stream_id\":\"{stream_id}\"").into_bytes();
+    if let Some(request_id) = request_id {
+        head.extend_from_slice(b",\"request_id\":");
+        serde_json::to_writer(&mut head, request_id).expect("a string or a number, into a Vec");
+    }
+    head.extend_from_slice(b",\"batch_number\":");
+    head.into()
+}
+
+/// What follows in the header of a binary batch, from the batch's number on.
+pub(super) fn push_batch_fields(header: &BatchHeader, out: &mut Vec<u8>) {
+    push_u64(header.batch_number, out);
+    push_counts(header.row_count, header.row_offset, header.checksum, out);
+    let encoding = match header.encoding {
+        DataFormat::Json => "json",
+        DataFormat::Arrow => "arrow",
+    };
+    let BatchHeader {
+        compression,
+        uncompressed_bytes,
+        has_more,
+        ..
+    } = header;
+    write!(
+        out,
+        ",\"encoding\":\"{encoding}\",\"compression\":\"{}\",\"uncompressed_bytes\":{uncompressed_bytes},\"has_more\":{has_more}}}",
+        compression.as_str()
+    )
+    .expect("a Vec takes every byte");
+}
+
+fn push_counts(row_count: u32, row_offset: u64, checksum: Option<u32>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"row_count\":");
+    push_u64(u64::from(row_count), out);
+    out.extend_from_slice(b",\"row_offset\":");
+    push_u64(row_offset, out);
+    if let Some(checksum) = checksum {
+        write!(out, ",\"checksum\":\"{checksum:08x}\"").expect("a Vec takes every byte");
+    }
+}
+
 impl BatchEnvelope {
     pub(crate) fn new(stream_id: StreamId, request_id: Option<&RequestId>) -> Self {
-        let mut head = format!("{{\"type\":\"query_batch\",\"stream_id\":\"{stream_id}\"").into_bytes();
-        if let Some(request_id) = request_id {
-            head.extend_from_slice(b",\"request_id\":");
-            serde_json::to_writer(&mut head, request_id).expect("a string or a number, into a Vec");
+        Self {
+            head: push_batch_head(stream_id, request_id),
         }
-        head.extend_from_slice(b",\"batch_number\":");
-        Self { head: head.into() }
     }
 
     /// Starts a batch message: the rows are to follow, from the last byte on, which is their opening bracket.
@@ -324,20 +406,9 @@ impl BatchEnvelope {
         out.extend_from_slice(b",\"rows\":[");
     }
 
-    /// Closes the bracket behind the rows.
-    pub(crate) fn close_rows(out: &mut Vec<u8>) {
-        out.push(b']');
-    }
-
-    /// Ends a batch message behind its rows.
+    /// Ends a batch message behind its rows and their closing bracket.
     pub(crate) fn close(row_count: u32, row_offset: u64, checksum: Option<u32>, has_more: bool, out: &mut Vec<u8>) {
-        out.extend_from_slice(b",\"row_count\":");
-        push_u64(u64::from(row_count), out);
-        out.extend_from_slice(b",\"row_offset\":");
-        push_u64(row_offset, out);
-        if let Some(checksum) = checksum {
-            write!(out, ",\"checksum\":\"{checksum:08x}\"").expect("a Vec takes every byte");
-        }
+        push_counts(row_count, row_offset, checksum, out);
         write!(out, ",\"has_more\":{has_more}}}").expect("a Vec takes every byte");
     }
 }
@@ -405,8 +476,10 @@ mod tests {
             request_id: Some("r".into()),
             params: Params::None,
             engine: Some("e".into()),
+            format: DataFormat::Json,
             row_format: RowFormat::Array,
             int64: Int64Encoding::Safe,
+            compression: vec![Compression::Gzip, Compression::DeflateRaw],
             progress_interval_ms: Some(0),
             max_batch_bytes: Some(2),
             max_rows: Some(3),
@@ -457,6 +530,15 @@ mod tests {
                 request_id: None,
             }));
         }
+        check_round_trip(ClientMessage::DescribeQuery(DescribeQuery {
+            query: "q".into(),
+            engine: Some("e".into()),
+            request_id: Some(1.into()),
+        }));
+        check_round_trip(ClientMessage::Hello(Hello {
+            token: Some("secret".into()),
+            request_id: None,
+        }));
         check_round_trip(ClientMessage::Other {
             name: "chat".to_owned(),
             request_id: Some(1.into()),
@@ -467,18 +549,19 @@ mod tests {
     }
 
     #[test]
-    fn what_json_cannot_carry_is_refused_and_leaves_nothing_behind() {
-        for (value, says) in [
-            (Value::Blob(vec![1]), "parameter 2: bytes"),
-            (Value::Real(f64::NAN), "parameter 2: JSON has no number NaN"),
-            (Value::Real(f64::INFINITY), "inf"),
-        ] {
-            let mut out = b"before".to_vec();
-            let message = query_with(Params::Positional(vec![Value::Null, value]));
-            let error = encode_client_message(&message, &mut out).unwrap_err();
-            assert!(error.to_string().contains(says), "{error}");
-            assert_eq!(out, b"before");
-        }
+    fn what_json_cannot_carry_travels_with_its_type() {
+        check_round_trip(query_with(Params::Positional(vec![
+            Value::Blob(vec![]),
+            Value::Blob(vec![0, 255]),
+            f64::INFINITY.into(),
+            f64::NEG_INFINITY.into(),
+        ])));
+        let text = encoded(&query_with(Params::Positional(vec![f64::NAN.into()]))).unwrap();
+        assert!(
+            text.contains(r#""params":[{"type":"float64","value":"NaN"}]"#),
+            "{text}"
+        );
+        assert!(decode_client_message(&text).is_ok());
     }
 
     #[test]
@@ -489,7 +572,7 @@ mod tests {
             let mut out = Vec::new();
             envelope.open(u64::MAX, &mut out);
             out.extend_from_slice(b"[1],[2]");
-            BatchEnvelope::close_rows(&mut out);
+            out.push(b']');
             BatchEnvelope::close(2, 98, Some(0x00c0_ffee), false, &mut out);
             let again = String::from_utf8(replayed(&out)).unwrap();
             let text = String::from_utf8(out).unwrap();

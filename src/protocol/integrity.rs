@@ -9,8 +9,8 @@ pub(crate) fn checksum(rows: &[u8]) -> u32 {
     crc32fast::hash(rows)
 }
 
-/// The digest of a result: SHA-256 (FIPS 180-4) of the texts of all rows with a comma between each two, which does not depend on
-/// where one batch ends and the next begins.
+/// The digest of a result: SHA-256 (FIPS 180-4). Of JSON, of the texts of all rows with a comma between each two, which does not
+/// depend on where one batch ends and the next begins; of Arrow, of all payloads.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RowsDigest {
     hash: Sha256,
@@ -18,8 +18,13 @@ pub(crate) struct RowsDigest {
 }
 
 impl RowsDigest {
-    /// Adds a batch: the text of its `rows`, brackets included. A batch has at least one row.
-    pub(crate) fn add(&mut self, rows: &[u8]) {
+    /// Adds a batch of Arrow: its payload.
+    pub(crate) fn add_bytes(&mut self, payload: &[u8]) {
+        self.hash.update(payload);
+    }
+
+    /// Adds a batch of JSON: the text of its `rows`, brackets included. A batch has at least one row.
+    pub(crate) fn add_rows(&mut self, rows: &[u8]) {
         let inner = rows.strip_prefix(b"[").unwrap_or(rows);
         let inner = inner.strip_suffix(b"]").unwrap_or(inner);
         if self.has_rows {
@@ -53,7 +58,7 @@ mod tests {
     fn a_digest_does_not_know_batches() {
         let digest = |batches: &[&[u8]]| {
             let mut digest = RowsDigest::default();
-            batches.iter().for_each(|batch| digest.add(batch));
+            batches.iter().for_each(|batch| digest.add_rows(batch));
             digest.hex()
         };
         assert_eq!(digest(&[b"[[1],[2],[3]]"]), digest(&[b"[[1]]", b"[[2],[3]]"]));

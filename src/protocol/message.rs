@@ -1,194 +1,23 @@
-//! The messages, as types. `spec.md` says what they mean.
+//! What servers say, as types. `spec.md` says what it means.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::compress::Compression;
+use super::encode::is_default;
 use crate::error::{CancelReason, ErrorCode};
 use crate::id::{RequestId, ResumeToken, StreamId};
-use crate::rows::{Int64Encoding, Params, RowFormat, Schema};
-
-/// What a client says.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum ClientMessage {
-    /// `stream_query`: run a query and stream its result.
-    StreamQuery(Box<StreamQuery>),
-    /// `cancel_query`: stop a stream.
-    CancelQuery(CancelQuery),
-    /// `ack`: batches have been processed.
-    Ack(Ack),
-    /// `pause_query`: make and send nothing more for now.
-    PauseQuery(StreamRef),
-    /// `unpause_query`: go on.
-    UnpauseQuery(StreamRef),
-    /// `resume_query`: go on with a stream whose connection was lost.
-    ResumeQuery(ResumeQuery),
-    /// `set_priority`: make a stream more or less urgent.
-    SetPriority(SetPriority),
-    /// `query_status`: how does this stream stand?
-    QueryStatus(StreamRef),
-    /// `list_queries`: which streams are there?
-    ListQueries(ListQueries),
-    /// `ping`: answer with `pong`, and the same timestamp.
-    Ping {
-        /// Anything; comes back unchanged.
-        timestamp: Option<Box<serde_json::Value>>,
-    },
-    /// A message of the application that embeds the server.
-    Other {
-        /// Its `type`.
-        name: String,
-        /// Its `request_id`, if it has one.
-        request_id: Option<RequestId>,
-    },
-}
-
-/// `window`: how much may be unacknowledged. `None` leaves a bound to the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct WindowRequest {
-    /// Batches.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batches: Option<u32>,
-    /// Bytes of batch messages.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
-}
-
-/// `ack`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Ack {
-    /// The stream.
-    pub target: StreamRef,
-    /// The highest batch up to which all have been processed; `None` where the result has none.
-    pub batch_number: Option<u64>,
-    /// Whether the terminator has come: nothing of the stream need be kept.
-    pub end: bool,
-}
-
-/// `resume_query`.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct ResumeQuery {
-    /// The token given out last.
-    pub resume_token: ResumeToken,
-    /// The last batch processed; `None` for none at all.
-    pub last_batch: Option<u64>,
-    /// A window in place of the one before.
-    pub window: Option<WindowRequest>,
-    /// Comes back in an `error` that refuses this.
-    pub request_id: Option<RequestId>,
-}
-
-/// `set_priority`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SetPriority {
-    /// The stream.
-    pub target: StreamRef,
-    /// Its new priority.
-    pub priority: Option<u8>,
-    /// Its new weight.
-    pub weight: Option<u16>,
-}
-
-/// `list_queries`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ListQueries {
-    /// Whose streams.
-    pub scope: ListScope,
-    /// Comes back in the answer.
-    pub request_id: Option<RequestId>,
-}
-
-/// Whose streams `list_queries` asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum ListScope {
-    /// The client's own.
-    #[default]
-    Own,
-    /// Everybody's.
-    All,
-}
-
-/// `stream_query`. `None` leaves the choice to the server.
-#[derive(Debug, Clone, PartialEq, Default)]
-#[non_exhaustive]
-pub struct StreamQuery {
-    /// The query's text: one statement.
-    pub query: String,
-    /// Rows per batch.
-    pub batch_size: Option<u32>,
-    /// The client's own name for the query.
-    pub request_id: Option<RequestId>,
-    /// Parameters.
-    pub params: Params,
-    /// Name of one of the server's engines.
-    pub engine: Option<String>,
-    /// How one row is written.
-    pub row_format: RowFormat,
-    /// How integers are written.
-    pub int64: Int64Encoding,
-    /// Milliseconds between two `query_progress`; 0 for none.
-    pub progress_interval_ms: Option<u64>,
-    /// A batch closes with the row that reaches this many bytes.
-    pub max_batch_bytes: Option<u64>,
-    /// The result is cut off after this many rows.
-    pub max_rows: Option<u64>,
-    /// The result is cut off before the row that would pass this many bytes of encoded rows.
-    pub max_bytes: Option<u64>,
-    /// The query is stopped when it takes longer.
-    pub timeout_ms: Option<u64>,
-    /// How much may be unacknowledged.
-    pub window: Option<WindowRequest>,
-    /// Whether the stream shall survive a lost connection.
-    pub resumable: bool,
-    /// 0 to 7, the most urgent.
-    pub priority: Option<u8>,
-    /// 1 to 256: the share among streams of the same priority.
-    pub weight: Option<u16>,
-    /// Whether batches carry a checksum, and the end a digest of all rows.
-    pub checksum: bool,
-}
-
-impl StreamQuery {
-    /// A query that leaves everything else to the server.
-    #[must_use]
-    pub fn new(query: impl Into<String>) -> Self {
-        Self {
-            query: query.into(),
-            ..Self::default()
-        }
-    }
-}
-
-/// `cancel_query`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CancelQuery {
-    /// The stream to stop.
-    pub target: StreamRef,
-}
-
-/// How a client names one of its streams.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StreamRef {
-    /// By the `stream_id` in the server's messages. Kept as text where it is no UUID: it then names no stream.
-    Stream(Result<StreamId, String>),
-    /// By the `request_id` of its `stream_query`.
-    Request(RequestId),
-}
+use crate::rows::{RowFormat, Schema};
 
 /// What a server says. Known outside the crate also as [`StreamingMessage`](crate::StreamingMessage).
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ServerMessage {
+    /// What the server is and can do: the first message to a client that asked for the subprotocol, and the answer to `hello`.
+    Welcome(Box<WelcomeMessage>),
+    /// The answer to `describe_query`.
+    QueryDescription(Box<DescriptionMessage>),
     /// No worker is free; the query waits for its turn.
     QueryQueued(QueuedMessage),
     /// The query is about to run.
@@ -197,6 +26,9 @@ pub enum ServerMessage {
     QueryColumns(ColumnsMessage),
     /// Rows.
     QueryBatch(BatchMessage),
+    /// Rows in columns: a `query_batch` in a binary message.
+    #[serde(skip)]
+    ArrowBatch(ArrowBatchMessage),
     /// How far the query is.
     QueryProgress(ProgressMessage),
     /// The stream stands still until it is unpaused.
@@ -217,6 +49,84 @@ pub enum ServerMessage {
     Error(ErrorMessage),
     /// The answer to `ping`.
     Pong(PongMessage),
+}
+
+/// `welcome`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WelcomeMessage {
+    /// The `hello`'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<RequestId>,
+    /// The program's name.
+    pub server: String,
+    /// The program's version.
+    pub version: String,
+    /// Another one each time the server is started: tokens and streams of the one before are gone.
+    pub server_id: String,
+    /// What may be asked for beyond the fixed messages; see the specification's table.
+    pub capabilities: Vec<String>,
+    /// The most that may be asked for.
+    pub limits: LimitsMessage,
+    /// The engines' names; the first answers queries that name none.
+    pub engines: Vec<String>,
+    /// A peer that is silent for so many milliseconds is pinged.
+    pub heartbeat_ms: u64,
+}
+
+/// `limits` in `welcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LimitsMessage {
+    /// Bytes of a message from a client.
+    pub message_bytes: u64,
+    /// Bytes of a query's text.
+    pub query_bytes: u64,
+    /// Rows of a batch.
+    pub batch_size: u32,
+    /// Bytes at which a batch closes.
+    pub batch_bytes: u64,
+    /// Bytes of one row.
+    pub row_bytes: u64,
+    /// Live streams of a connection.
+    pub streams: u64,
+    /// Batches of a window.
+    pub window_batches: u32,
+    /// Bytes of a window.
+    pub window_bytes: u64,
+    /// Bytes held for a stream that no connection has.
+    pub retention_bytes: u64,
+    /// Seconds that it is held.
+    pub retention_seconds: u64,
+    /// Milliseconds that a query may take.
+    pub query_ms: u64,
+    /// Milliseconds that a client may take nothing while something waits for it.
+    pub stall_ms: u64,
+}
+
+/// `query_description`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DescriptionMessage {
+    /// The request's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<RequestId>,
+    /// The columns; `None` where the engine knows them only once rows come.
+    pub columns: Option<Schema>,
+    /// The parameters, in the order in which they are bound.
+    pub parameters: Vec<ParameterMessage>,
+    /// Whether the query leaves the database as it is; `None` where the engine does not say.
+    pub read_only: Option<bool>,
+    /// How many rows there may be, where that is known without executing anything.
+    pub estimated_rows: Option<u64>,
+}
+
+/// One parameter in `query_description`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ParameterMessage {
+    /// Its name without the engine's sigil; `None` for one that has only its position.
+    pub name: Option<String>,
 }
 
 /// `query_columns`.
@@ -378,8 +288,11 @@ pub struct StartedMessage {
     pub total_kind: TotalKind,
     /// How batches are written.
     pub format: DataFormat,
-    /// How rows are written.
+    /// How rows are written in JSON.
     pub row_format: RowFormat,
+    /// The codec that batches may be compressed with; `None` where they never are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
     /// How much may be unacknowledged; `None` where nothing need be acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowMessage>,
@@ -416,9 +329,11 @@ pub struct RetentionMessage {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum DataFormat {
-    /// As JSON, in text messages.
+    /// As JSON: in text messages, or in binary ones where batches are compressed.
     #[default]
     Json,
+    /// As an Arrow IPC stream, a piece in each binary message.
+    Arrow,
 }
 
 /// How a total is known.
@@ -460,13 +375,32 @@ pub struct BatchMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,
     /// Whether the batch was sent before, on a connection that was lost.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub replay: bool,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_false(value: &bool) -> bool {
-    !value
+/// `query_batch` in a binary message, with rows as columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ArrowBatchMessage {
+    /// The stream.
+    pub stream_id: StreamId,
+    /// The client's own name for it.
+    pub request_id: Option<RequestId>,
+    /// 0-based position of the batch in its stream.
+    pub batch_number: u64,
+    /// A piece of an Arrow IPC stream: with batch 0 the schema, and a record batch.
+    pub payload: Vec<u8>,
+    /// False only on a batch known to be the last.
+    pub has_more: bool,
+    /// How many rows the batch has.
+    pub row_count: u64,
+    /// 0-based position of the batch's first row in the result.
+    pub row_offset: u64,
+    /// CRC-32 of the payload, 8 hexadecimal digits; `None` where it was not asked for.
+    pub checksum: Option<String>,
+    /// Whether the batch was sent before, on a connection that was lost.
+    pub replay: bool,
 }
 
 /// `query_progress`.
@@ -545,6 +479,9 @@ pub struct CompletedMessage {
     pub batches: u64,
     /// Bytes of batch messages sent.
     pub bytes: u64,
+    /// What those would have been without compression.
+    #[serde(default)]
+    pub raw_bytes: u64,
     /// Milliseconds from acceptance until the engine gave its first row; `None` without one.
     pub time_to_first_row_ms: Option<u64>,
     /// Milliseconds spent in the engine, encoding included.

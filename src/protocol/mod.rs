@@ -4,22 +4,31 @@
 //!
 #![doc = include_str!("spec.md")]
 
+mod binary;
 mod close;
+mod compress;
 mod decode;
 mod encode;
 mod integrity;
 mod message;
+mod request;
 #[cfg(test)]
 mod spec_test;
 
+pub(crate) use binary::{BatchHeader, BinaryEnvelope, decode_binary_message, replayed_binary};
 pub use close::CloseCode;
+pub use compress::Compression;
+pub(crate) use compress::{COMPRESSED_BYTES_MIN, Compressor};
 pub(crate) use decode::{decode_client_message, decode_server_message, quoted};
 pub(crate) use encode::{BatchEnvelope, encode_client_message, encode_message, replayed};
 pub(crate) use integrity::{RowsDigest, checksum};
 pub use message::{
-    Ack, BatchMessage, CancelQuery, CancelledMessage, ClientMessage, ColumnsMessage, CompletedMessage, DataFormat,
-    ErrorMessage, ListMessage, ListQueries, ListScope, Phase, PongMessage, ProgressDetail, ProgressMessage,
-    QueuedMessage, ResumeQuery, ResumedMessage, RetentionMessage, ServerMessage, SetPriority, StartedMessage,
-    StatusMessage, StreamNotice, StreamQuery, StreamRef, StreamState, TotalKind, TruncateReason, WindowMessage,
-    WindowRequest,
+    ArrowBatchMessage, BatchMessage, CancelledMessage, ColumnsMessage, CompletedMessage, DataFormat,
+    DescriptionMessage, ErrorMessage, LimitsMessage, ListMessage, ParameterMessage, Phase, PongMessage, ProgressDetail,
+    ProgressMessage, QueuedMessage, ResumedMessage, RetentionMessage, ServerMessage, StartedMessage, StatusMessage,
+    StreamNotice, StreamState, TotalKind, TruncateReason, WelcomeMessage, WindowMessage,
+};
+pub use request::{
+    Ack, CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ResumeQuery, SetPriority,
+    StreamQuery, StreamRef, WindowRequest,
 };

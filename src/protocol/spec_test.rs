@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
-use super::{CloseCode, decode_client_message, decode_server_message, encode_message};
+use super::{
+    CloseCode, Compression, ServerMessage, decode_binary_message, decode_client_message, decode_server_message,
+    encode_message,
+};
 use crate::error::ErrorCode;
 
 const SPEC: &str = include_str!("spec.md");
@@ -57,7 +60,12 @@ fn table_rows(text: &str) -> Vec<Vec<String>> {
                 .map(|cell| cell.trim().to_owned())
                 .collect()
         })
-        .filter(|cells: &Vec<String>| !matches!(cells[0].as_str(), "field" | "code" | "limit" | "value" | "crossing"))
+        .filter(|cells: &Vec<String>| {
+            !matches!(
+                cells[0].as_str(),
+                "field" | "header field" | "code" | "limit" | "value" | "crossing"
+            )
+        })
         .collect()
 }
 
@@ -87,7 +95,7 @@ fn fields(of: Chapter, name: &str) -> BTreeMap<String, bool> {
         .collect()
 }
 
-const CLIENT_MESSAGES: [&str; 10] = [
+const CLIENT_MESSAGES: [&str; 12] = [
     "stream_query",
     "cancel_query",
     "ack",
@@ -98,8 +106,12 @@ const CLIENT_MESSAGES: [&str; 10] = [
     "query_status",
     "list_queries",
     "ping",
+    "describe_query",
+    "hello",
 ];
-const SERVER_MESSAGES: [&str; 14] = [
+const SERVER_MESSAGES: [&str; 16] = [
+    "welcome",
+    "query_description",
     "query_queued",
     "query_started",
     "query_columns",
@@ -163,7 +175,15 @@ fn examples_of_servers_show_the_fields_that_the_tables_list() {
             let mut without = example.clone();
             without.as_object_mut().unwrap().remove(field);
             let nullable = example[field].is_null()
-                || ["columns", "estimated_rows", "percentage", "last_batch"].contains(&field.as_str());
+                || [
+                    "columns",
+                    "estimated_rows",
+                    "percentage",
+                    "last_batch",
+                    "read_only",
+                    "raw_bytes",
+                ]
+                .contains(&field.as_str());
             let nullable = nullable || field == "time_to_first_row_ms";
             assert!(
                 nullable || decode_server_message(&without.to_string()).is_err(),
@@ -257,13 +277,30 @@ fn the_close_codes_listed_are_the_codes() {
     assert_eq!(listed, used.map(CloseCode::number).into());
 }
 
+/// The example of a binary message's header, which the text form must not have.
 #[test]
-fn what_is_reserved_is_said_to_be_unsupported() {
-    let reserved = section("`ping`").split_once("Reserved: ").unwrap().1;
-    let names: Vec<&str> = reserved.split('`').skip(1).step_by(2).collect();
-    assert_eq!(names, ["describe_query", "hello"]);
-    for name in names {
-        let error = decode_client_message(&json!({"type": name}).to_string()).unwrap_err();
-        assert_eq!(error.code, ErrorCode::Unsupported, "{name}");
+fn the_header_of_a_binary_message_is_as_its_section_says() {
+    let text = section("7. Binary messages");
+    let example = text.split_once("```json\n").unwrap().1.split_once("\n```").unwrap().0;
+    let mut message = u32::try_from(example.len()).unwrap().to_be_bytes().to_vec();
+    message.extend_from_slice(example.as_bytes());
+    message.extend_from_slice(br#"[[18,"Ada"],[19,null]]"#);
+    let header: Json = serde_json::from_str(example).unwrap();
+    let payload_bytes = message.len() - 4 - example.len();
+    assert_eq!(header["uncompressed_bytes"], payload_bytes);
+    assert!(matches!(
+        decode_binary_message(&message, 100),
+        Ok(Some(ServerMessage::QueryBatch(_)))
+    ));
+    let listed: BTreeSet<String> = table_rows(text)
+        .into_iter()
+        .map(|cells| cells[0].trim_matches('`').to_owned())
+        .collect();
+    let of_text = fields(Chapter::Server, "query_batch");
+    for field in header.as_object().unwrap().keys() {
+        assert!(listed.contains(field) != of_text.contains_key(field), "{field}");
+    }
+    for codec in Compression::OFFERED {
+        assert!(text.contains(&format!("`{}`", codec.as_str())), "{codec:?}");
     }
 }

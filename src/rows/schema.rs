@@ -6,6 +6,8 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::Int64Encoding;
+
 /// What kind of value a column declares. A stable set: engines map their own types onto it and keep theirs in
 /// [`Column::db_type`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -116,6 +118,22 @@ impl Schema {
             column.label = label;
         }
         Self { columns }
+    }
+
+    /// The same columns, that say how the client wants integers written where that is not as JSON numbers.
+    #[must_use]
+    pub(crate) fn with_int64(mut self, int64: Int64Encoding) -> Self {
+        let encoding = match int64 {
+            Int64Encoding::Number => return self,
+            Int64Encoding::String => "string",
+            Int64Encoding::Safe => "safe",
+        };
+        for column in &mut self.columns {
+            if column.ty == ColumnType::Int64 {
+                column.encoding = Some(encoding.to_owned());
+            }
+        }
+        self
     }
 
     /// The columns, in order.

@@ -1,5 +1,6 @@
-//! Buffers for batches, used again and again: a scan allocates for its first batches only.
+//! Memory for batches, used again and again: a scan allocates for its first batches only.
 
+use crate::protocol::Compressor;
 use crate::sync::Mutex;
 
 /// Bytes kept for reuse, in all; what is given back beyond that is freed.
@@ -31,6 +32,31 @@ impl Buffers {
             kept.bytes += buffer.capacity();
             kept.buffers.push(buffer);
         }
+    }
+}
+
+/// Compressors that no worker is using: there are as many as workers have compressed at once.
+#[derive(Debug)]
+pub(crate) struct Compressors {
+    level: u8,
+    idle: Mutex<Vec<Compressor>>,
+}
+
+impl Compressors {
+    pub(crate) fn new(level: u8) -> Self {
+        Self {
+            level,
+            idle: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Lends one, without a lock while it works.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Compressor) -> T) -> T {
+        let idle = self.idle.lock().pop();
+        let mut compressor = idle.unwrap_or_else(|| Compressor::new(self.level));
+        let result = work(&mut compressor);
+        self.idle.lock().push(compressor);
+        result
     }
 }
 

@@ -11,13 +11,15 @@ use crossbeam_channel::Sender;
 use super::budget::Permit;
 use super::live::Stream;
 use super::outlet::{Note, NoteKind, Urgency};
+use super::question::error_message;
 use crate::clock;
 use crate::engine::{CancelReason, Cursor, EngineError, EngineErrorKind, Step};
 use crate::error::ErrorCode;
 use crate::id::ResumeToken;
 use crate::protocol::{
-    BatchEnvelope, ColumnsMessage, DataFormat, ErrorMessage, RetentionMessage, RowsDigest, ServerMessage,
-    StartedMessage, TotalKind, TruncateReason, checksum, encode_message,
+    BatchEnvelope, BatchHeader, BinaryEnvelope, COMPRESSED_BYTES_MIN, ColumnsMessage, Compression, DataFormat,
+    ErrorMessage, RetentionMessage, RowsDigest, ServerMessage, StartedMessage, TotalKind, TruncateReason, checksum,
+    encode_message,
 };
 use crate::rows::{BatchLimits, FlushSink, Int64Encoding, RowFormat, RowShape, RowWriter, Schema};
 use crate::stream::{Item, QueryStreamStatus};
@@ -37,17 +39,34 @@ pub(crate) struct EncodedBatch {
     stream: Weak<Stream>,
     rows: u32,
     message: Vec<u8>,
+    is_binary: bool,
+    raw_bytes: usize,
     permit: Permit,
 }
 
+/// A message, and what there is to know of it.
+struct Framed {
+    message: Vec<u8>,
+    is_binary: bool,
+    /// What it would be without compression.
+    raw_bytes: usize,
+}
+
 impl EncodedBatch {
-    fn new(stream: &Arc<Stream>, rows: u32, message: Vec<u8>) -> Arc<Self> {
+    fn new(stream: &Arc<Stream>, rows: u32, framed: Framed) -> Arc<Self> {
+        let Framed {
+            message,
+            is_binary,
+            raw_bytes,
+        } = framed;
         let bytes = message.capacity();
         stream.batch_made(rows, bytes);
         Arc::new(Self {
             stream: Arc::downgrade(stream),
             rows,
             message,
+            is_binary,
+            raw_bytes,
             permit: stream.account.hold(bytes),
         })
     }
@@ -60,6 +79,16 @@ impl EncodedBatch {
     /// The message, as it goes on the wire.
     pub(crate) fn message(&self) -> &[u8] {
         &self.message
+    }
+
+    /// Whether it is a binary message.
+    pub(crate) fn is_binary(&self) -> bool {
+        self.is_binary
+    }
+
+    /// Bytes that the message would have without compression.
+    pub(crate) fn raw_bytes(&self) -> usize {
+        self.raw_bytes
     }
 }
 
@@ -128,6 +157,8 @@ pub(super) enum TurnEnd {
 /// What of a query rules how its rows are written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchRules {
+    pub(crate) format: DataFormat,
+    pub(crate) compression: Compression,
     pub(crate) row_format: RowFormat,
     pub(crate) int64: Int64Encoding,
     pub(crate) batch_rows: u32,
@@ -166,7 +197,7 @@ impl Job {
             cursor: None,
             writer: None,
             producer: Arc::new(Mutex::new(Producer {
-                envelope: BatchEnvelope::new(stream.id, stream.request_id.as_ref()),
+                framing: Framing::new(stream, &rules),
                 stream: Arc::clone(stream),
                 rules,
                 channel,
@@ -256,7 +287,8 @@ impl Job {
     fn open(&mut self, stream: &Arc<Stream>) -> Result<(), StreamEnd> {
         let opened = stream.engine.open(&stream.plan.spec, &stream.cancel);
         let cursor = opened.map_err(|error| self.failed(stream, error))?;
-        let columns = cursor.columns().cloned();
+        let int64 = self.producer.lock().rules.int64;
+        let columns = cursor.columns().map(|columns| columns.clone().with_int64(int64));
         self.cursor = Some(cursor);
         if stream.cancel.is_cancelled() {
             return Err(self.cancelled(stream));
@@ -282,8 +314,9 @@ impl Job {
             request_id: stream.request_id.clone(),
             columns,
             total_kind: TotalKind::None,
-            format: DataFormat::Json,
+            format: rules.format,
             row_format: rules.row_format,
+            compression: (rules.compression != Compression::None).then_some(rules.compression),
             window: stream.window(),
             resume_token: self.token.take(),
             retention,
@@ -420,7 +453,7 @@ impl Job {
             &ServerMessage::QueryColumns(ColumnsMessage {
                 stream_id: stream.id,
                 request_id: stream.request_id.clone(),
-                columns,
+                columns: columns.with_int64(rules.int64),
             }),
         );
         TurnEnd::Again(0)
@@ -430,14 +463,9 @@ impl Job {
         if error.kind == EngineErrorKind::Cancelled && stream.cancel.is_cancelled() {
             return self.cancelled(stream);
         }
-        let code = error.code();
         StreamEnd::Failed(Box::new(ErrorMessage {
-            engine_code: error.engine_code,
-            sqlstate: error.sqlstate,
-            position: error.position,
-            hint: error.hint,
             started: self.started,
-            ..ErrorMessage::new(code, error.message)
+            ..error_message(error)
         }))
     }
 
@@ -466,10 +494,28 @@ enum Limit {
     Probe,
 }
 
+/// What surrounds a stream's rows.
+enum Framing {
+    /// Rows inside a text message.
+    Text(BatchEnvelope),
+    /// A payload behind a header.
+    Binary(BinaryEnvelope),
+}
+
+impl Framing {
+    fn new(stream: &Stream, rules: &BatchRules) -> Self {
+        let (id, request_id) = (stream.id, stream.request_id.as_ref());
+        match (rules.format, rules.compression) {
+            (DataFormat::Json, Compression::None) => Self::Text(BatchEnvelope::new(id, request_id)),
+            _ => Self::Binary(BinaryEnvelope::new(id, request_id)),
+        }
+    }
+}
+
 /// Makes batches and puts them into the channel: used between engine calls by the job and, for due batches, inside them.
 struct Producer {
     stream: Arc<Stream>,
-    envelope: BatchEnvelope,
+    framing: Framing,
     rules: BatchRules,
     channel: Sender<StreamEvent>,
     next_batch: u64,
@@ -487,7 +533,15 @@ impl Producer {
 
     fn begin(&self, writer: &mut RowWriter, now: Instant) -> Limit {
         let mut buffer = self.stream.core.buffers.take();
-        self.envelope.open(self.next_batch, &mut buffer);
+        match &self.framing {
+            Framing::Text(envelope) => envelope.open(self.next_batch, &mut buffer),
+            Framing::Binary(envelope) => {
+                envelope.open(&mut buffer);
+                if self.rules.format == DataFormat::Json {
+                    buffer.push(b'[');
+                }
+            }
+        }
         let is_probe = self.is_probe();
         let rows_left = self
             .rules
@@ -518,32 +572,88 @@ impl Producer {
     }
 
     fn finish(&mut self, writer: &mut RowWriter, now: Instant, has_more: bool, urgency: Option<Urgency>) -> usize {
-        let mut batch = writer.take_batch();
+        let batch = writer.take_batch();
         if batch.rows == 0 {
             self.stream.core.buffers.put(batch.buffer);
             return 0;
         }
         self.first_row
             .get_or_insert_with(|| now.saturating_duration_since(self.stream.accepted_at));
-        BatchEnvelope::close_rows(&mut batch.buffer);
-        let checksum = self.digest.as_mut().map(|digest| {
-            // The rows are the last bytes: with their separators, the brackets around them.
-            let rows = &batch.buffer[batch.buffer.len() - batch.row_bytes - 2..];
-            digest.add(rows);
-            checksum(rows)
-        });
-        BatchEnvelope::close(batch.rows, self.row_offset, checksum, has_more, &mut batch.buffer);
+        let framed = self.frame(batch.buffer, batch.rows, batch.row_bytes, has_more);
         self.next_batch += 1;
         self.row_offset += u64::from(batch.rows);
         self.row_bytes += batch.row_bytes as u64;
-        let bytes = batch.buffer.len();
+        let bytes = framed.raw_bytes;
         self.stream.set_status(QueryStreamStatus::Streaming);
         self.stream.announce(bytes, now);
-        self.send(Item::Batch(EncodedBatch::new(&self.stream, batch.rows, batch.buffer)));
+        self.send(Item::Batch(EncodedBatch::new(&self.stream, batch.rows, framed)));
         if let Some(urgency) = urgency {
             self.stream.notify(urgency, bytes);
         }
         bytes
+    }
+
+    /// Makes a message of a buffer that ends with a batch's rows.
+    fn frame(&mut self, mut buffer: Vec<u8>, rows: u32, row_bytes: usize, has_more: bool) -> Framed {
+        let is_json = self.rules.format == DataFormat::Json;
+        if is_json {
+            buffer.push(b']');
+        }
+        // The rows are the last bytes: in JSON with their separators, the brackets around them.
+        let payload_at = buffer.len() - row_bytes - if is_json { 2 } else { 0 };
+        let checksum = self.digest.as_mut().map(|digest| {
+            let payload = &buffer[payload_at..];
+            if is_json {
+                digest.add_rows(payload);
+            } else {
+                digest.add_bytes(payload);
+            }
+            checksum(payload)
+        });
+        match &self.framing {
+            Framing::Text(_) => {
+                BatchEnvelope::close(rows, self.row_offset, checksum, has_more, &mut buffer);
+                Framed {
+                    raw_bytes: buffer.len(),
+                    message: buffer,
+                    is_binary: false,
+                }
+            }
+            Framing::Binary(envelope) => {
+                let raw_bytes = buffer.len();
+                let mut header = BatchHeader {
+                    batch_number: self.next_batch,
+                    row_count: rows,
+                    row_offset: self.row_offset,
+                    checksum,
+                    has_more,
+                    encoding: self.rules.format,
+                    compression: Compression::None,
+                    uncompressed_bytes: raw_bytes - payload_at,
+                };
+                let core = &self.stream.core;
+                if self.rules.compression != Compression::None && header.uncompressed_bytes >= COMPRESSED_BYTES_MIN {
+                    let mut compressed = core.buffers.take();
+                    envelope.open(&mut compressed);
+                    let codec = self.rules.compression;
+                    let payload = &buffer[payload_at..];
+                    let is_smaller = core
+                        .compressors
+                        .with(|compressor| compressor.compress(codec, payload, &mut compressed));
+                    if is_smaller {
+                        header.compression = codec;
+                        std::mem::swap(&mut buffer, &mut compressed);
+                    }
+                    core.buffers.put(compressed);
+                }
+                envelope.close(&header, &mut buffer);
+                Framed {
+                    message: buffer,
+                    is_binary: true,
+                    raw_bytes,
+                }
+            }
+        }
     }
 
     fn send_message(&self, kind: NoteKind, message: &ServerMessage) {

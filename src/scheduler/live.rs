@@ -46,6 +46,7 @@ struct Counters {
     bytes_held: AtomicUsize,
     rows_sent: AtomicU64,
     bytes_sent: AtomicU64,
+    raw_bytes_sent: AtomicU64,
     batches_sent: AtomicU64,
     /// Units of work, plus one; 0 while unknown.
     work_done: AtomicU64,
@@ -364,11 +365,14 @@ impl Stream {
     }
 
     /// Counts a batch as sent.
-    pub(crate) fn count_sent(&self, rows: u32, message_bytes: usize) {
+    pub(crate) fn count_sent(&self, rows: u32, message_bytes: usize, raw_bytes: usize) {
         self.counters.rows_sent.fetch_add(u64::from(rows), Ordering::Relaxed);
         self.counters
             .bytes_sent
             .fetch_add(message_bytes as u64, Ordering::Relaxed);
+        self.counters
+            .raw_bytes_sent
+            .fetch_add(raw_bytes as u64, Ordering::Relaxed);
         self.counters.batches_sent.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -388,6 +392,11 @@ impl Stream {
 
     pub(crate) fn bytes_sent(&self) -> u64 {
         self.counters.bytes_sent.load(Ordering::Relaxed)
+    }
+
+    /// What `bytes_sent` would be without compression.
+    pub(crate) fn raw_bytes_sent(&self) -> u64 {
+        self.counters.raw_bytes_sent.load(Ordering::Relaxed)
     }
 
     pub(crate) fn batches_sent(&self) -> u64 {

@@ -10,6 +10,7 @@ mod fair;
 mod job;
 mod live;
 mod outlet;
+mod question;
 mod queue;
 #[cfg(all(test, rowstream_shuttle))]
 mod scheduled_test;
@@ -31,21 +32,25 @@ pub(crate) use fair::{FairQueue, PRIORITY_MAX, Rank, Ticket, WEIGHT_MAX};
 pub(crate) use job::{Completion, EncodedBatch, StreamEnd, Timings};
 pub(crate) use live::Stream;
 pub(crate) use outlet::{Resumed, StreamSink, Urgency};
+pub(crate) use question::Answer;
 pub(crate) use timekeeper::{Alarm, AlarmGuard, Timekeeper};
 
 use budget::Budget;
-use buffers::Buffers;
+use buffers::{Buffers, Compressors};
 use fair::{PRIORITY_DEFAULT, WEIGHT_DEFAULT};
 use job::{BatchRules, Job};
 use live::StreamPlan;
 use outlet::{NoteKind, Outlet};
+use question::Question;
 use queue::RunQueue;
 
 use crate::clock;
 use crate::engine::{CancelReason, Engine, QuerySpec};
 use crate::error::ErrorCode;
 use crate::id::{ConnectionId, Epoch, Principal, ResumeToken, StreamId, TokenHash};
-use crate::protocol::{ErrorMessage, QueuedMessage, ResumeQuery, ServerMessage, StreamQuery, WindowRequest};
+use crate::protocol::{
+    DescribeQuery, ErrorMessage, QueuedMessage, ResumeQuery, ServerMessage, StreamQuery, WindowRequest,
+};
 use crate::stream::{Registry, RegistryStatistics, StreamingConfig, WindowLimits};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -64,9 +69,10 @@ type Resting = (Arc<Stream>, Box<Job>);
 #[derive(Debug)]
 struct Core {
     config: StreamingConfig,
-    queue: RunQueue<Arc<Stream>, Weak<Stream>>,
+    queue: RunQueue<Arc<Stream>, Weak<Stream>, Question>,
     registry: Registry<Stream>,
     buffers: Buffers,
+    compressors: Compressors,
     budget: Arc<Budget>,
     epoch: Epoch,
     timekeeper: Timekeeper,
@@ -160,12 +166,14 @@ impl Scheduler {
     pub(crate) fn start(engines: Vec<NamedEngine>, config: StreamingConfig, n_workers: usize) -> io::Result<Self> {
         let (closing, to_close) = bounded(CLOSING_MAX);
         let budget = Budget::new(config.held_bytes_max);
+        let compressors = Compressors::new(config.compression_level);
         let scheduler = Self {
             core: Arc::new(Core {
                 config,
                 queue: RunQueue::new(n_workers, ASIDES_MAX),
                 registry: Registry::new(),
                 buffers: Buffers::default(),
+                compressors,
                 budget,
                 epoch: Epoch::random(),
                 timekeeper: Timekeeper::start()?,
@@ -231,8 +239,10 @@ impl Scheduler {
             request_id,
             params,
             engine,
+            format,
             row_format,
             int64,
+            compression,
             progress_interval_ms,
             max_batch_bytes,
             max_rows,
@@ -264,6 +274,8 @@ impl Scheduler {
             progress_interval: (!progress_interval.is_zero()).then_some(progress_interval),
         };
         let rules = BatchRules {
+            format,
+            compression: compression.first().copied().unwrap_or_default(),
             row_format,
             int64,
             batch_rows: batch_size.unwrap_or(config.batch_size),
@@ -303,6 +315,42 @@ impl Scheduler {
             job,
             token: hash,
         })
+    }
+
+    /// Has a query described: `answer` is given what there is to say, on a worker or, where that is a refusal, at once. Never blocks.
+    pub(crate) fn describe(&self, query: DescribeQuery, answer: Answer) {
+        let DescribeQuery {
+            query: sql,
+            engine,
+            request_id,
+        } = query;
+        let refuse = |error: ErrorMessage, answer: Answer, request_id| {
+            answer(&ServerMessage::Error(ErrorMessage { request_id, ..error }));
+        };
+        let engine = match self.check_accepting().and_then(|()| self.engine(engine.as_deref())) {
+            Ok(named) => Arc::clone(&named.engine),
+            Err(error) => return refuse(*error, answer, request_id),
+        };
+        let question = Question {
+            engine,
+            sql,
+            request_id,
+            answer,
+        };
+        if let Err(question) = self.core.queue.push_question(question) {
+            let error = ErrorMessage::new(ErrorCode::QueueFull, "too many questions wait for a worker");
+            refuse(error, question.answer, question.request_id);
+        }
+    }
+
+    /// The engines' names; the first answers queries that name none.
+    pub(crate) fn engine_names(&self) -> impl Iterator<Item = &str> {
+        self.engines.iter().map(|engine| engine.name.as_ref())
+    }
+
+    /// Which start of which server this is.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.core.epoch
     }
 
     /// Lets an accepted stream run. Tells it to wait, with its position, where no worker is free.

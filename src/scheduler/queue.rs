@@ -4,6 +4,7 @@
 //! that others shall wait. Inside a connection it is a [`FairQueue`].
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use super::fair::{FairQueue, Rank, Ticket};
@@ -255,17 +256,21 @@ impl<T> Group<T> {
 
 /// What a worker is given to do.
 #[derive(Debug)]
-pub(crate) enum Work<T, E> {
+pub(crate) enum Work<T, E, Q> {
     /// A stream's turn, and the ticket for it.
     Turn(T, Ticket),
+    /// A question, short enough to stand before every second turn.
+    Question(Q),
     /// Something beside the streams, done when a worker would otherwise be idle or when it is allowed to. One at a time, so that
     /// what comes next finds a core.
     Aside(E),
 }
 
 #[derive(Debug)]
-struct State<T, E> {
+struct State<T, E, Q> {
     runnable: GroupedQueue<T>,
+    questions: VecDeque<Q>,
+    question_was_last: bool,
     asides: VecDeque<E>,
     aside_runs: bool,
     /// Workers that have nothing to do, those included that have not come for work yet.
@@ -277,18 +282,21 @@ struct State<T, E> {
 
 /// The queue that workers wait on. Nothing here blocks but [`next`](Self::next), which a push or [`close`](Self::close) wakes.
 #[derive(Debug)]
-pub(crate) struct RunQueue<T, E> {
-    state: Mutex<State<T, E>>,
+pub(crate) struct RunQueue<T, E, Q = Infallible> {
+    state: Mutex<State<T, E, Q>>,
     pushed: Condvar,
+    /// Asides that may wait, and questions.
     asides_max: usize,
 }
 
-impl<T, E> RunQueue<T, E> {
+impl<T, E, Q> RunQueue<T, E, Q> {
     /// A queue for so many workers, none of which has anything to do yet.
     pub(crate) fn new(n_workers: usize, asides_max: usize) -> Self {
         Self {
             state: Mutex::new(State {
                 runnable: GroupedQueue::new(),
+                questions: VecDeque::new(),
+                question_was_last: false,
                 asides: VecDeque::new(),
                 aside_runs: false,
                 n_free: n_workers,
@@ -324,7 +332,20 @@ impl<T, E> RunQueue<T, E> {
         });
     }
 
-    fn push(&self, add: impl FnOnce(&mut State<T, E>)) {
+    /// Adds a question. Gives it back where as many as [may](Self::new) wait already, or the queue is closed.
+    pub(crate) fn push_question(&self, question: Q) -> Result<(), Q> {
+        let mut state = self.state.lock();
+        if state.closed || state.questions.len() >= self.asides_max {
+            return Err(question);
+        }
+        state.questions.push_back(question);
+        if state.n_free > 0 {
+            self.pushed.notify_one();
+        }
+        Ok(())
+    }
+
+    fn push(&self, add: impl FnOnce(&mut State<T, E, Q>)) {
         let mut state = self.state.lock();
         add(&mut state);
         if state.n_free > 0 {
@@ -361,7 +382,7 @@ impl<T, E> RunQueue<T, E> {
     }
 
     /// Wakes a worker that had nothing to do but wait for another's turn to end.
-    fn wake_for_turn(&self, state: &State<T, E>) {
+    fn wake_for_turn(&self, state: &State<T, E, Q>) {
         if state.n_free > 0 && state.runnable.len() > 0 && state.runnable.has_turn(clock::now()) {
             self.pushed.notify_one();
         }
@@ -370,9 +391,16 @@ impl<T, E> RunQueue<T, E> {
     /// The next thing to do: blocks until there is one, and returns `None` once the queue is closed and empty. An aside is
     /// given only where no turn waits, or where `may_do_aside` says so. The worker is not free until it says that it is
     /// [done](Self::done).
-    pub(crate) fn next(&self, may_do_aside: impl Fn() -> bool) -> Option<Work<T, E>> {
+    pub(crate) fn next(&self, may_do_aside: impl Fn() -> bool) -> Option<Work<T, E, Q>> {
         let mut state = self.state.lock();
         loop {
+            if (!state.question_was_last || state.runnable.len() == 0)
+                && let Some(question) = state.questions.pop_front()
+            {
+                state.question_was_last = true;
+                state.n_free -= 1;
+                return Some(Work::Question(question));
+            }
             if !state.aside_runs
                 && !state.asides.is_empty()
                 && (state.runnable.len() == 0 || may_do_aside())
@@ -383,6 +411,7 @@ impl<T, E> RunQueue<T, E> {
                 return Some(Work::Aside(aside));
             }
             if let Some((item, ticket)) = state.runnable.pop(clock::now()) {
+                state.question_was_last = false;
                 state.n_free -= 1;
                 return Some(Work::Turn(item, ticket));
             }
@@ -401,7 +430,7 @@ impl<T, E> RunQueue<T, E> {
         }
     }
 
-    /// A worker has done the turn that [`next`](Self::next) gave it, and those it exchanged it for.
+    /// A worker has done the turn or the question that [`next`](Self::next) gave it, and those it exchanged it for.
     pub(crate) fn done(&self) {
         self.state.lock().n_free += 1;
     }
@@ -545,6 +574,23 @@ mod tests {
         assert!(queue.next(|| false).is_some());
         queue.done();
         assert_eq!(queue.wait_ahead(), None);
+    }
+
+    #[test]
+    fn questions_stand_before_every_second_turn_and_are_bounded() {
+        let queue: RunQueue<u32, (), &str> = RunQueue::new(8, 2);
+        assert_eq!(queue.push_question("first"), Ok(()));
+        assert_eq!(queue.push_question("second"), Ok(()));
+        assert_eq!(queue.push_question("too many"), Err("too many"));
+        queue.push_fresh(1, place(1));
+        assert!(matches!(queue.next(|| false), Some(Work::Question("first"))));
+        assert!(matches!(queue.next(|| false), Some(Work::Turn(1, _))));
+        assert!(matches!(queue.next(|| false), Some(Work::Question("second"))));
+        assert_eq!(queue.push_question("third"), Ok(()));
+        queue.close();
+        assert_eq!(queue.push_question("late"), Err("late"));
+        assert!(matches!(queue.next(|| false), Some(Work::Question("third"))));
+        assert!(queue.next(|| false).is_none());
     }
 
     #[test]

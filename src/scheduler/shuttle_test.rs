@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use super::budget::Account;
+use super::buffers::Compressors;
 use super::fair::Rank;
 use super::job::{BatchRules, Job, OTHER_EVENTS_MAX};
 use super::live::StreamPlan;
@@ -25,11 +26,13 @@ const ORDERS: usize = 3_000;
 
 pub(super) fn core(config: StreamingConfig, n_workers: usize) -> Arc<Core> {
     let budget = Budget::new(config.held_bytes_max);
+    let compressors = Compressors::new(config.compression_level);
     Arc::new(Core {
         config,
         queue: RunQueue::new(n_workers, 1),
         registry: Registry::new(),
         buffers: Buffers::default(),
+        compressors,
         budget,
         epoch: Epoch::random(),
         timekeeper: Timekeeper::still(),

@@ -33,6 +33,10 @@ pub(super) fn work_until_closed(core: &Arc<Core>) {
                 take_turns(core, stream, ticket);
                 core.queue.done();
             }
+            Some(Work::Question(question)) => {
+                question.answer();
+                core.queue.done();
+            }
             Some(Work::Aside(stream)) => {
                 if let Some(stream) = stream.upgrade() {
                     let begun_at = clock::now();

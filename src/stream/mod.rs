@@ -77,6 +77,9 @@ pub struct StreamingConfig {
     pub stall_limit: Duration,
     /// Queries that may wait for their first turn on a worker; those beyond are refused with `QUEUE_FULL`. Defaults to 4,096.
     pub queries_waiting_max: usize,
+    /// How hard batches are compressed for clients that ask for it: 1 to 9 for `deflate-raw` and `gzip`, 1 to 19 for `zstd`, a
+    /// level beyond being the highest; `lz4` has none. Defaults to 1, which is the fastest.
+    pub compression_level: u8,
     /// Whether `query_progress` carries the fields beyond the four fixed ones. Defaults to true.
     pub detailed_progress: bool,
 }
@@ -107,6 +110,7 @@ impl Default for StreamingConfig {
             retained_streams_max: 4_096,
             stall_limit: Duration::from_secs(60),
             queries_waiting_max: 4_096,
+            compression_level: 1,
             detailed_progress: true,
         }
     }

@@ -15,6 +15,7 @@ mod errors;
 mod examples;
 mod faults;
 mod flow;
+mod formats;
 mod http;
 mod proxy;
 mod resume;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rowstream::{MemoryEngine, Server, ServerHandle, StreamingConfig};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tungstenite::client::IntoClientRequest;
 use tungstenite::protocol::WebSocket;
 use tungstenite::{Message, client};
 
@@ -18,6 +19,23 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Deserialize, PartialEq)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Wire {
+    Welcome {
+        request_id: Option<Value>,
+        server: String,
+        version: String,
+        server_id: String,
+        capabilities: Vec<String>,
+        limits: Value,
+        engines: Vec<String>,
+        heartbeat_ms: u64,
+    },
+    QueryDescription {
+        request_id: Option<Value>,
+        columns: Option<Vec<WireColumn>>,
+        parameters: Vec<Value>,
+        read_only: Option<bool>,
+        estimated_rows: Option<u64>,
+    },
     QueryQueued {
         stream_id: String,
         request_id: Option<Value>,
@@ -32,6 +50,7 @@ pub(crate) enum Wire {
         total_kind: String,
         format: String,
         row_format: String,
+        compression: Option<String>,
         window: Option<Value>,
         resume_token: Option<String>,
         retention: Option<Value>,
@@ -75,6 +94,7 @@ pub(crate) enum Wire {
         execution_time_ms: u64,
         batches: u64,
         bytes: u64,
+        raw_bytes: u64,
         time_to_first_row_ms: Option<u64>,
         engine_ms: u64,
         stall_ms: u64,
@@ -179,7 +199,7 @@ impl Wire {
             | Self::QueryCancelled { stream_id, .. } => Some(stream_id),
             Self::Error { stream_id, .. } => stream_id.as_deref(),
             Self::QueryStatus(status) => Some(&status.stream_id),
-            Self::QueryList { .. } | Self::Pong { .. } => None,
+            Self::QueryList { .. } | Self::Pong { .. } | Self::Welcome { .. } | Self::QueryDescription { .. } => None,
         }
     }
 
@@ -213,11 +233,20 @@ pub(crate) struct Plain {
 
 impl Plain {
     pub(crate) fn connect(server: &ServerHandle) -> Self {
+        Self::connect_with(server, &[])
+    }
+
+    /// Connects with these headers besides.
+    pub(crate) fn connect_with(server: &ServerHandle, headers: &[(&'static str, &str)]) -> Self {
         let address = server.local_addr().unwrap();
+        let mut request = format!("ws://{address}/ws").into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let (socket, _response) = client(format!("ws://{address}/ws"), stream).unwrap();
+        let (socket, _response) = client(request, stream).unwrap();
         Self {
             socket,
             streams: BTreeMap::new(),
@@ -351,6 +380,8 @@ impl Plain {
             | Wire::QueryResumed { .. }
             | Wire::QueryStatus(_)
             | Wire::QueryList { .. }
+            | Wire::Welcome { .. }
+            | Wire::QueryDescription { .. }
             | Wire::Pong { .. } => {}
         }
     }

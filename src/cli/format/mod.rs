@@ -2,6 +2,8 @@
 //!
 //! Must not know where the rows come from or where the bytes go.
 
+#[cfg(feature = "arrow")]
+mod arrow;
 mod csv;
 mod json;
 mod table;
@@ -10,7 +12,7 @@ use std::io::{self, Write};
 
 use clap::ValueEnum;
 
-use crate::client::Batch;
+use crate::client::{ArrowBatch, Batch};
 use crate::rows::Schema;
 
 pub(super) use table::STYLE as TABLE_STYLE;
@@ -26,6 +28,9 @@ pub(super) enum Format {
     Ndjson,
     /// One JSON array of objects; closed only when the result is whole.
     Json,
+    /// An Arrow IPC stream; ended only when the result is whole.
+    #[cfg(feature = "arrow")]
+    Arrow,
 }
 
 /// Writes one result, batch by batch, in memory that does not grow with it.
@@ -35,6 +40,15 @@ pub(super) trait RowWriter {
 
     /// Rows.
     fn batch(&mut self, batch: &Batch, out: &mut dyn Write) -> io::Result<()>;
+
+    /// Rows in columns, for a format that [is made of them](Format::is_arrow).
+    fn arrow_batch(&mut self, batch: &ArrowBatch, out: &mut dyn Write) -> io::Result<()> {
+        let _ = (batch, out);
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this format is not made of Arrow batches",
+        ))
+    }
 
     /// Writes what has been held back to be written with later rows.
     fn catch_up(&mut self, out: &mut dyn Write) -> io::Result<()> {
@@ -47,6 +61,20 @@ pub(super) trait RowWriter {
 }
 
 impl Format {
+    /// Whether it is not for people to look at.
+    pub(super) fn is_binary(self) -> bool {
+        self.is_arrow()
+    }
+
+    /// Whether it is made of Arrow batches.
+    pub(super) fn is_arrow(self) -> bool {
+        match self {
+            Self::Table | Self::Csv | Self::Ndjson | Self::Json => false,
+            #[cfg(feature = "arrow")]
+            Self::Arrow => true,
+        }
+    }
+
     /// A writer of this format. A table is kept within `width` columns of text, where there is a terminal.
     pub(super) fn writer(self, width: Option<u16>) -> Box<dyn RowWriter> {
         match self {
@@ -54,6 +82,8 @@ impl Format {
             Self::Csv => Box::new(csv::CsvWriter::new()),
             Self::Ndjson => Box::new(json::JsonWriter::lines()),
             Self::Json => Box::new(json::JsonWriter::array()),
+            #[cfg(feature = "arrow")]
+            Self::Arrow => Box::new(arrow::StreamWriter),
         }
     }
 }

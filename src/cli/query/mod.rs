@@ -6,7 +6,9 @@ mod failure;
 mod param;
 mod progress;
 
-use std::io::{self, BufWriter, IsTerminal, Read, StdoutLock, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +23,9 @@ use progress::ProgressLine;
 
 use super::format::{Format, RowWriter};
 use super::{Exit, complain, say};
-use crate::client::{Canceller, Client, ClientError, CompletedMessage, Event, Outcome, QueryBuilder, QueryStream};
+use crate::client::{
+    Canceller, Client, ClientError, CompletedMessage, Compression, Event, Outcome, QueryBuilder, QueryStream,
+};
 use crate::error::CancelReason;
 
 /// Bytes gathered for one write to standard output.
@@ -64,6 +68,14 @@ pub(super) struct Arguments {
     /// How rows are written [default: table on a terminal, ndjson otherwise].
     #[arg(short, long, value_enum)]
     format: Option<Format>,
+
+    /// Write rows to this file, which is made or emptied, instead of to standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Have rows compressed on their way, by the first of these codecs that the server has: zstd, lz4, gzip, deflate-raw.
+    #[arg(long, value_name = "CODEC,…", value_delimiter = ',', value_parser = codec)]
+    compression: Vec<Compression>,
 
     /// Rows per batch [default: the server's].
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
@@ -116,11 +128,27 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         Ok(client) => client,
         Err(error) => return tell(&error, &sql),
     };
-    let stdout = io::stdout().lock();
-    let is_terminal = stdout.is_terminal();
+    let (out, is_terminal): (Box<dyn Write>, bool) = match &arguments.output {
+        Some(path) => match File::create(path) {
+            Ok(file) => (Box::new(file), false),
+            Err(error) => {
+                complain(&format_args!("{}: {error}", path.display()));
+                return Exit::Failed;
+            }
+        },
+        None => {
+            let stdout = io::stdout().lock();
+            let is_terminal = stdout.is_terminal();
+            (Box::new(stdout), is_terminal)
+        }
+    };
     let format = arguments
         .format
         .unwrap_or(if is_terminal { Format::Table } else { Format::Ndjson });
+    if is_terminal && format.is_binary() {
+        complain(&"a terminal cannot show this format; say where to write it with --output");
+        return Exit::Usage;
+    }
     let progress = ProgressLine::new(!arguments.no_progress);
     let held_back = is_terminal && format == Format::Table;
     let interval = if progress.is_shown() || held_back {
@@ -128,7 +156,10 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     } else {
         Duration::ZERO
     };
-    let query = describe(client.query(sql.as_str()), arguments).progress_interval(interval);
+    let mut query = describe(client.query(sql.as_str()), arguments).progress_interval(interval);
+    if format.is_arrow() {
+        query = query.arrow();
+    }
     let stream = match query.submit() {
         Ok(stream) => stream,
         Err(error) => return tell(&error, &sql),
@@ -146,7 +177,7 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         None
     };
     let printer = Printer {
-        out: BufWriter::with_capacity(OUT_BYTES, stdout),
+        out: BufWriter::with_capacity(OUT_BYTES, out),
         is_terminal,
         writer: format.writer(width),
         progress,
@@ -154,6 +185,17 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     let exit = printer.print(stream, &sql, &interrupted);
     drop(client); // says goodbye
     exit
+}
+
+fn codec(name: &str) -> Result<Compression, String> {
+    let codecs = [
+        Compression::Zstd,
+        Compression::Lz4,
+        Compression::Gzip,
+        Compression::DeflateRaw,
+    ];
+    let found = codecs.into_iter().find(|codec| codec.as_str() == name);
+    found.ok_or_else(|| format!("there is {}", codecs.map(Compression::as_str).join(", ")))
 }
 
 fn read_sql(argument: &str) -> Result<String, String> {
@@ -176,6 +218,8 @@ fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'
         param,
         named,
         format: _,
+        output: _,
+        compression,
         batch_size,
         engine,
         max_rows,
@@ -186,7 +230,7 @@ fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'
         priority,
         no_progress: _,
     } = arguments;
-    query = query.resumable(resumable).checksum(checksum);
+    query = query.resumable(resumable).checksum(checksum).compression(compression);
     if let Some(priority) = priority {
         query = query.priority(priority);
     }
@@ -225,9 +269,11 @@ fn cancel_on_signal(canceller: Canceller) -> Result<Arc<AtomicBool>, ctrlc::Erro
     Ok(interrupted)
 }
 
+type Out = BufWriter<Box<dyn Write>>;
+
 /// Where rows go.
 struct Printer {
-    out: BufWriter<StdoutLock<'static>>,
+    out: Out,
     is_terminal: bool,
     writer: Box<dyn RowWriter>,
     progress: ProgressLine,
@@ -254,7 +300,7 @@ impl Printer {
                 if error.kind() == io::ErrorKind::BrokenPipe {
                     return Exit::Ok;
                 }
-                complain(&format_args!("cannot write to standard output: {error}"));
+                complain(&format_args!("cannot write the rows: {error}"));
                 Exit::Failed
             }
             End::Stream(Err(error)) => tell(&error, sql),
@@ -312,6 +358,7 @@ impl Printer {
                     }
                 }
                 Event::Batch(batch) => self.write(|writer, out| writer.batch(&batch, out))?,
+                Event::ArrowBatch(batch) => self.write(|writer, out| writer.arrow_batch(&batch, out))?,
                 Event::Reconnecting => self.progress.reconnecting(),
                 Event::Resumed => self.progress.resumed(),
                 Event::Progress(progress) => {
@@ -325,10 +372,7 @@ impl Printer {
     }
 
     /// Writes, with the progress line out of the way where both are on one terminal.
-    fn write(
-        &mut self,
-        write: impl FnOnce(&mut dyn RowWriter, &mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn write(&mut self, write: impl FnOnce(&mut dyn RowWriter, &mut Out) -> io::Result<()>) -> io::Result<()> {
         let Self {
             out,
             is_terminal,

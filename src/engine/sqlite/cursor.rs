@@ -3,7 +3,7 @@
 use super::error::{while_filling, while_preparing, while_running};
 use super::ffi::{Database, Prepared, Statement};
 use super::pool::Loan;
-use crate::engine::{CancelToken, Cursor, CursorProgress, EngineError, EngineErrorKind, QuerySpec, Step};
+use crate::engine::{CancelToken, Cursor, CursorProgress, Description, EngineError, EngineErrorKind, QuerySpec, Step};
 use crate::rows::{Column, ColumnType, Params, RowWriter, Schema, Value};
 
 /// A query being read.
@@ -33,8 +33,10 @@ impl SqliteCursor {
             loan.give_back(statement.into_database());
             return Err(error);
         }
+        let schema = schema_of(&statement);
+        statement.set_booleans(schema.columns().iter().map(|column| column.ty == ColumnType::Boolean));
         Ok(Self {
-            schema: schema_of(&statement),
+            schema,
             open: Some((statement, loan)),
             cancel: cancel.clone(),
         })
@@ -196,6 +198,35 @@ fn type_of(decltype: &str) -> ColumnType {
         .iter()
         .find(|(fragment, _)| upper.contains(fragment))
         .map_or(ColumnType::Any, |(_, ty)| *ty)
+}
+
+/// What a query would give. A statement that does not read is refused as it is by a query.
+pub(super) fn describe(
+    database: Database,
+    loan: Loan,
+    sql: &str,
+    cancel: &CancelToken,
+) -> Result<Description, EngineError> {
+    let (described, database) = match prepare(database, sql, cancel) {
+        Ok(statement) => {
+            let described = check(&statement).map(|()| Description {
+                columns: Some(schema_of(&statement)),
+                parameters: (1..=statement.n_parameters())
+                    .map(|n| {
+                        statement
+                            .parameter_name(n)
+                            .and_then(|name| name.get(1..).map(str::to_owned))
+                    })
+                    .collect(),
+                read_only: Some(statement.is_read_only()),
+                estimated_rows: None,
+            });
+            (described, statement.into_database())
+        }
+        Err((database, error)) => (Err(error), database),
+    };
+    loan.give_back(database);
+    described
 }
 
 /// Reads something of the database, which shows whether it is one.

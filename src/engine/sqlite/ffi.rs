@@ -219,6 +219,8 @@ pub(super) struct Statement {
     statement: NonNull<ffi::sqlite3_stmt>,
     database: Option<Database>,
     n_columns: c_int,
+    /// Which columns hold booleans; empty where none does.
+    booleans: Box<[bool]>,
     text_len: usize,
 }
 
@@ -251,6 +253,7 @@ impl Statement {
             statement: first,
             database: Some(database),
             n_columns,
+            booleans: Box::default(),
             text_len: used,
         };
         // Whatever follows may only be white space, comments and semicolons.
@@ -291,6 +294,14 @@ impl Statement {
     /// How many bytes of the text prepared are the statement itself, its semicolon included; what follows says nothing.
     pub(super) fn text_len(&self) -> usize {
         self.text_len
+    }
+
+    /// Says which columns hold booleans, which SQLite stores as 0 and 1.
+    pub(super) fn set_booleans(&mut self, is_boolean: impl Iterator<Item = bool>) {
+        let booleans: Box<[bool]> = is_boolean.collect();
+        if booleans.contains(&true) {
+            self.booleans = booleans;
+        }
     }
 
     pub(super) fn n_columns(&self) -> usize {
@@ -455,7 +466,14 @@ impl Statement {
             for column in 0..self.n_columns {
                 // SAFETY: a live statement with a row and a column in range. The value is unprotected, which is enough because
                 // no other thread can use this connection; its text or bytes are read before the next call on it.
-                unsafe { write_cell(ffi::sqlite3_column_value(statement, column), writer) };
+                unsafe {
+                    let value = ffi::sqlite3_column_value(statement, column);
+                    if self.booleans.get(column as usize) == Some(&true) {
+                        write_boolean(value, writer);
+                    } else {
+                        write_cell(value, writer);
+                    }
+                }
             }
             writer.end_row().map_err(FillError::Row)?;
         }
@@ -467,6 +485,25 @@ impl Drop for Statement {
         // Without a database, `into_database` has finalized already.
         if self.database.is_some() {
             self.finalize();
+        }
+    }
+}
+
+/// Writes a cell of a column that is declared to be boolean: 0 and 1 as what they mean, anything else as it is.
+///
+/// # Safety
+/// As `write_cell`.
+unsafe fn write_boolean(value: *mut ffi::sqlite3_value, writer: &mut RowWriter) {
+    // SAFETY: by the caller's contract, which is `write_cell`'s.
+    unsafe {
+        let integer = match ffi::sqlite3_value_type(value) {
+            ffi::SQLITE_INTEGER => Some(ffi::sqlite3_value_int64(value)),
+            _ => None,
+        };
+        match integer {
+            Some(0) => writer.boolean(false),
+            Some(1) => writer.boolean(true),
+            Some(_) | None => write_cell(value, writer),
         }
     }
 }

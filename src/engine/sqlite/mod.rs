@@ -21,7 +21,7 @@ use std::time::Duration;
 use cursor::SqliteCursor;
 use pool::{Pool, Settings};
 
-use super::{CancelToken, Cursor, Engine, EngineError, Estimate, QuerySpec};
+use super::{CancelToken, Cursor, Description, Engine, EngineError, Estimate, QuerySpec};
 
 /// A connection and a prepared statement without the page cache: half of it is SQLite's lookaside memory (48,000 bytes by default),
 /// the rest schema and program.
@@ -120,6 +120,11 @@ impl Engine for SqliteEngine {
     /// not of the running query's snapshot.
     fn estimate(&self, query: &QuerySpec, budget: Duration, cancel: &CancelToken) -> Estimate {
         estimate::estimate(&self.pool, query, budget, cancel).unwrap_or_default()
+    }
+
+    fn describe(&self, sql: &str, cancel: &CancelToken) -> Result<Description, EngineError> {
+        let (database, loan) = self.pool.take(cancel, None)?;
+        cursor::describe(database, loan, sql, cancel)
     }
 
     /// The page cache, and as much as a connection with its statement has been seen to take.
