@@ -100,6 +100,8 @@ fn launch(core: &Arc<Core>, n_rows: u64, window: Option<u32>, is_resumable: bool
         Outlet::new(limits, is_resumable, events, sink, connection, now),
     ));
     let rules = BatchRules {
+        format: crate::protocol::DataFormat::Json,
+        compression: crate::protocol::Compression::None,
         row_format: RowFormat::Array,
         int64: Int64Encoding::Number,
         batch_rows: 1,
