@@ -262,7 +262,7 @@ impl Job {
             return Err(self.cancelled(stream));
         }
         let rules = self.producer.lock().rules;
-        let shape = RowShape::new(
+        let shape = RowShape::json(
             columns.as_ref().unwrap_or(&Schema::default()),
             rules.row_format,
             rules.int64,
@@ -398,8 +398,8 @@ impl Job {
 
     fn discard(&mut self) {
         if let Some(writer) = self.writer.as_mut() {
-            let batch = writer.take_batch();
-            self.producer.lock().stream.core.buffers.put(batch.buffer);
+            let buffer = writer.discard_batch();
+            self.producer.lock().stream.core.buffers.put(buffer);
         }
     }
 
@@ -411,7 +411,7 @@ impl Job {
         };
         let rules = self.producer.lock().rules;
         if let Some(writer) = self.writer.as_mut() {
-            let mut renewed = RowWriter::new(RowShape::new(&columns, rules.row_format, rules.int64));
+            let mut renewed = RowWriter::new(RowShape::json(&columns, rules.row_format, rules.int64));
             renewed.set_sink(Some(Box::new(DueBatches(Arc::clone(&self.producer)))));
             *writer = renewed;
         }
@@ -518,7 +518,8 @@ impl Producer {
     }
 
     fn finish(&mut self, writer: &mut RowWriter, now: Instant, has_more: bool, urgency: Option<Urgency>) -> usize {
-        let mut batch = writer.take_batch();
+        // JSON does not fail.
+        let Ok(mut batch) = writer.take_batch() else { return 0 };
         if batch.rows == 0 {
             self.stream.core.buffers.put(batch.buffer);
             return 0;
