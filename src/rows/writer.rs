@@ -305,8 +305,9 @@ impl RowWriter {
         cell_idx
     }
 
+    // Not inlined: JSON's way through a cell stays short.
     #[cfg(feature = "arrow")]
-    #[inline]
+    #[inline(never)]
     fn write_arrow(&mut self, cell_idx: usize, cell: Cell<'_>) {
         if let Encoder::Arrow(arrow) = &mut self.encoder
             && let Err(error) = arrow.encoder.write(cell_idx, cell)
@@ -465,7 +466,8 @@ impl RowWriter {
         }
     }
 
-    /// Appends what makes a result without any batch a stream that can be read: Arrow's schema, of JSON nothing.
+    /// Appends what makes a result without any batch a stream that can be read: Arrow's schema, of JSON nothing. Nothing
+    /// either once there was a batch with rows.
     #[cfg(feature = "arrow")]
     #[allow(dead_code)] // until a query can ask for Arrow
     pub(crate) fn schema_piece(&mut self, out: &mut Vec<u8>) {
@@ -696,6 +698,22 @@ mod tests {
             assert!(writer.is_exhausted());
             assert_eq!(writer.rows(), rows);
         }
+    }
+
+    #[test]
+    fn a_batch_taken_inside_a_row_ends_before_it() {
+        let mut writer = arrays(1, LIMITS);
+        writer.begin_row();
+        writer.integer(7);
+        writer.end_row().unwrap();
+        writer.begin_row();
+        writer.text(b"\xFF");
+        assert_eq!(text_of(&mut writer), "prefix [7]");
+        writer.begin_batch(Vec::new(), LIMITS, 11);
+        writer.begin_row();
+        writer.null();
+        writer.end_row().unwrap();
+        assert_eq!(text_of(&mut writer), "[null]");
     }
 
     struct TakesAll(crossbeam_channel::Sender<u32>);

@@ -106,7 +106,7 @@ pub(super) struct TypedColumn {
     layout: Layout,
     len: usize,
     n_nulls: usize,
-    /// One bit per cell, set where it is not NULL.
+    /// One bit per cell, set where it is not NULL; empty as long as no cell is.
     validity: Vec<u8>,
     /// Where each value begins, and where the last one ends: 32-bit integers, for [`Layout::Offsets`] only.
     offsets: Vec<u8>,
@@ -147,7 +147,8 @@ impl TypedColumn {
             (ArrowType::Int64, Cell::Integer(value)) => Ok(self.push_fixed(value.to_le_bytes())),
             (ArrowType::Float64, Cell::Real(value)) => Ok(self.push_fixed(value.to_le_bytes())),
             (ArrowType::Utf8, Cell::Text(text)) => {
-                if std::str::from_utf8(text).is_err() {
+                // Most text is ASCII, and the look for that is short.
+                if !text.is_ascii() && std::str::from_utf8(text).is_err() {
                     return Err(CellError::InvalidUtf8);
                 }
                 Ok(self.push_bytes(text))
@@ -166,7 +167,7 @@ impl TypedColumn {
             self.n_nulls -= 1;
         }
         self.len = len;
-        truncate_bits(&mut self.validity, len);
+        truncate_bits(&mut self.validity, if self.n_nulls == 0 { 0 } else { len });
         match self.layout {
             Layout::Bits => truncate_bits(&mut self.values, len),
             Layout::Fixed(width) => self.values.truncate(len * width),
@@ -186,11 +187,10 @@ impl TypedColumn {
         self.n_nulls
     }
 
-    /// The buffers as Arrow's record batch has them, in order. Without a NULL the validity is left out.
+    /// The buffers as Arrow's record batch has them, in order. Without a NULL the validity may be empty.
     pub(super) fn buffers(&self) -> impl Iterator<Item = &[u8]> {
-        let validity: &[u8] = if self.n_nulls == 0 { &[] } else { &self.validity };
         let offsets = (self.layout == Layout::Offsets).then_some(self.offsets.as_slice());
-        [Some(validity), offsets, Some(self.values.as_slice())]
+        [Some(self.validity.as_slice()), offsets, Some(self.values.as_slice())]
             .into_iter()
             .flatten()
     }
@@ -202,12 +202,8 @@ impl TypedColumn {
 
     /// Cells that fit after a look at them.
     fn push_converted(&mut self, cell: Cell<'_>) -> Result<u64, CellError> {
-        let mistyped = |found| {
-            Err(CellError::Mistyped {
-                column_type: self.ty.name(),
-                found,
-            })
-        };
+        let ty = self.ty;
+        let mistyped = |found| Err(misfit(ty, cell, found));
         match (self.ty, cell) {
             (ArrowType::Boolean, Cell::Boolean(value)) => Ok(self.push_bit(value)),
             (ArrowType::Boolean, Cell::Integer(value @ (0 | 1))) => Ok(self.push_bit(value == 1)),
@@ -216,7 +212,6 @@ impl TypedColumn {
                 Ok(self.push_fixed((value as f64).to_le_bytes()))
             }
             (ArrowType::Float64, Cell::Integer(_)) => mistyped("an integer beyond 2^53"),
-            (_, Cell::Text(text)) if std::str::from_utf8(text).is_err() => Err(CellError::InvalidUtf8),
             (ArrowType::Date32, Cell::Text(text)) => match calendar::date(text) {
                 Some(days) => Ok(self.push_fixed(days.to_le_bytes())),
                 None => mistyped("text that is not a date as YYYY-MM-DD"),
@@ -243,6 +238,9 @@ impl TypedColumn {
 
     #[inline]
     fn push_null(&mut self) -> u64 {
+        if self.n_nulls == 0 {
+            fill_bits(&mut self.validity, self.len);
+        }
         push_bit(&mut self.validity, self.len, false);
         self.n_nulls += 1;
         let bits = match self.layout {
@@ -264,7 +262,7 @@ impl TypedColumn {
     }
 
     fn push_bit(&mut self, value: bool) -> u64 {
-        push_bit(&mut self.validity, self.len, true);
+        self.push_valid();
         push_bit(&mut self.values, self.len, value);
         self.len += 1;
         2
@@ -272,7 +270,7 @@ impl TypedColumn {
 
     #[inline]
     fn push_fixed<const WIDTH: usize>(&mut self, value: [u8; WIDTH]) -> u64 {
-        push_bit(&mut self.validity, self.len, true);
+        self.push_valid();
         self.values.extend_from_slice(&value);
         self.len += 1;
         1 + 8 * WIDTH as u64
@@ -280,11 +278,18 @@ impl TypedColumn {
 
     #[inline]
     fn push_bytes(&mut self, bytes: &[u8]) -> u64 {
-        push_bit(&mut self.validity, self.len, true);
+        self.push_valid();
         self.values.extend_from_slice(bytes);
         self.push_offset();
         self.len += 1;
         33 + 8 * bytes.len() as u64
+    }
+
+    #[inline]
+    fn push_valid(&mut self) {
+        if self.n_nulls > 0 {
+            push_bit(&mut self.validity, self.len, true);
+        }
     }
 
     #[inline]
@@ -295,6 +300,20 @@ impl TypedColumn {
     }
 }
 
+/// Why a cell does not fit. Text that is not UTF-8 fits nowhere.
+#[cold]
+fn misfit(ty: ArrowType, cell: Cell<'_>, found: &'static str) -> CellError {
+    match cell {
+        Cell::Text(text) if std::str::from_utf8(text).is_err() => CellError::InvalidUtf8,
+        Cell::Null | Cell::Boolean(_) | Cell::Integer(_) | Cell::Real(_) | Cell::Text(_) | Cell::Blob(_) => {
+            CellError::Mistyped {
+                column_type: ty.name(),
+                found,
+            }
+        }
+    }
+}
+
 /// Appends bit `len` to a bitmap of `len` bits, whose last byte has zeros behind them.
 #[inline]
 fn push_bit(bits: &mut Vec<u8>, len: usize, value: bool) {
@@ -302,6 +321,13 @@ fn push_bit(bits: &mut Vec<u8>, len: usize, value: bool) {
         Some(last) if !len.is_multiple_of(8) => *last |= u8::from(value) << (len % 8),
         _ => bits.push(u8::from(value)),
     }
+}
+
+/// Makes an empty bitmap one of `len` set bits.
+#[cold]
+fn fill_bits(bits: &mut Vec<u8>, len: usize) {
+    bits.resize(len.div_ceil(8), u8::MAX);
+    truncate_bits(bits, len);
 }
 
 fn bit(bits: &[u8], at: usize) -> Option<bool> {

@@ -186,8 +186,11 @@ impl ArrowEncoder {
         self.bits = 0;
     }
 
-    /// Appends the schema alone: the whole stream of a result without rows.
+    /// Appends the schema alone: the whole stream of a result without rows. Nothing, once a batch has brought the schema.
     pub(super) fn schema_piece(&mut self, out: &mut Vec<u8>) {
+        if matches!(self.columns, Columns::Typed(_)) {
+            return;
+        }
         let declared = self.schema.columns().iter().map(ArrowType::declared);
         let types = declared.map(|declared| declared.unwrap_or(ArrowType::Utf8));
         self.messages.schema(&fields(&self.schema, types), out);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
 use std::io::Cursor;
+use std::time::Instant;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -14,7 +15,8 @@ use arrow_schema::{DataType, TimeUnit};
 use proptest::prelude::*;
 
 use super::*;
-use crate::rows::{BatchLimits, Column, RowError, RowShape, RowWriter, Value};
+use crate::clock;
+use crate::rows::{BatchLimits, Column, FlushSink, RowError, RowShape, RowWriter, Value};
 
 const LIMITS: BatchLimits = BatchLimits {
     rows_max: 1_000,
@@ -369,6 +371,58 @@ fn after_a_first_batch_without_types_the_writer_stays_full_and_fails() {
     assert!(sheet.stream.is_empty());
 }
 
+/// Takes due batches; one that fails is let be.
+struct Leaves(crossbeam_channel::Sender<Vec<u8>>);
+
+impl FlushSink for Leaves {
+    fn flush(&mut self, writer: &mut RowWriter, _now: Instant) {
+        if let Ok(batch) = writer.take_batch() {
+            self.0.try_send(batch.buffer).unwrap();
+            writer.begin_batch(Vec::new(), LIMITS, 0);
+        }
+    }
+}
+
+/// A writer of one column whose batches are due at a time and leave through the channel.
+fn due_sheet() -> (Sheet, Instant, crossbeam_channel::Receiver<Vec<u8>>) {
+    let (tx, rx) = crossbeam_channel::bounded(4);
+    let until = clock::now();
+    let limits = BatchLimits {
+        until: Some(until),
+        ..LIMITS
+    };
+    let mut sheet = Sheet::with_limits(any(1), limits);
+    sheet.writer.set_sink(Some(Box::new(Leaves(tx))));
+    (sheet, until, rx)
+}
+
+#[test]
+fn a_due_batch_leaves_in_the_middle_of_an_engine_call() {
+    let (mut sheet, until, rx) = due_sheet();
+    sheet.writer.tick(until);
+    sheet.row(&[1.into()]).unwrap();
+    sheet.writer.tick(until);
+    assert_eq!(sheet.writer.rows(), 0);
+    sheet.row(&[2.into()]).unwrap();
+    sheet.stream = rx.try_recv().unwrap();
+    assert!(rx.try_recv().is_err(), "an empty batch is never due");
+    sheet.close().unwrap();
+    assert_eq!(column_of(&sheet.read(), 0), [1.into(), 2.into()]);
+}
+
+#[test]
+fn a_due_batch_without_types_fails_when_the_engine_has_returned() {
+    let (mut sheet, until, rx) = due_sheet();
+    sheet.row(&[1.into()]).unwrap();
+    sheet.row(&[text("a")]).unwrap();
+    sheet.writer.tick(until);
+    assert!(rx.try_recv().is_err());
+    assert!(sheet.writer.is_full());
+    sheet.row(&[2.into()]).unwrap();
+    sheet.writer.tick(until);
+    assert!(matches!(sheet.close(), Err(RowError::Mistyped { row: 1, .. })));
+}
+
 #[test]
 fn a_cell_of_a_later_batch_that_does_not_fit_is_refused_with_row_and_column() {
     let mut sheet = Sheet::new(vec![
@@ -442,7 +496,7 @@ fn a_refused_row_leaves_the_batch_as_it_was() {
     for n_batches in 0..3_u64 {
         sheet.row(&good).unwrap();
         let row = 2 * n_batches + 1;
-        let columns = 3;
+        let (columns, bytes_max) = (3, 1 << 16);
         let too_large = || text(&"x".repeat(1 << 16));
         assert_eq!(
             sheet.row(&good[..2]),
@@ -454,17 +508,11 @@ fn a_refused_row_leaves_the_batch_as_it_was() {
         );
         assert_eq!(
             sheet.row(&[too_large(), 2.into(), vec![2].into()]),
-            Err(RowError::TooLarge {
-                row,
-                bytes_max: 1 << 16
-            })
+            Err(RowError::TooLarge { row, bytes_max })
         );
         assert_eq!(
             sheet.row(&[Value::Null, 2.into(), vec![2; (1 << 16) + 1].into()]),
-            Err(RowError::TooLarge {
-                row,
-                bytes_max: 1 << 16
-            })
+            Err(RowError::TooLarge { row, bytes_max })
         );
         sheet.row(&good).unwrap();
         // A cursor that fails inside a row does not end it.
@@ -519,6 +567,12 @@ fn a_result_without_rows_is_its_schema() {
     let types: Vec<_> = schema.fields().iter().map(|field| field.data_type()).collect();
     assert_eq!(types, [&DataType::Int64, &DataType::Utf8]);
     assert_eq!(reader.count(), 0);
+    let mut sheet = Sheet::new(any(1));
+    sheet.row(&[1.into()]).unwrap();
+    sheet.close().unwrap();
+    let mut stream = Vec::new();
+    sheet.writer.schema_piece(&mut stream);
+    assert!(stream.is_empty(), "the first batch has brought it");
 }
 
 #[test]
