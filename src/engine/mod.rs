@@ -306,7 +306,7 @@ impl std::error::Error for EngineError {}
 impl From<RowError> for EngineError {
     fn from(error: RowError) -> Self {
         let kind = match error {
-            RowError::InvalidUtf8 { .. } => EngineErrorKind::Encoding,
+            RowError::InvalidUtf8 { .. } | RowError::Mistyped { .. } => EngineErrorKind::Encoding,
             RowError::TooLarge { .. } => EngineErrorKind::RowTooLarge,
             RowError::CellCount { .. } => EngineErrorKind::Internal,
         };

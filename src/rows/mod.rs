@@ -2,16 +2,21 @@
 //!
 //! Must not know engines or the envelopes of the wire.
 
+#[cfg(feature = "arrow")]
+mod arrow;
+mod error;
 mod json;
 mod number;
 mod schema;
 mod text;
+mod writer;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use json::{BatchLimits, FlushSink, RowShape};
-pub use json::{RowError, RowWriter};
+pub use error::RowError;
 pub use schema::{Column, ColumnType, Schema};
+pub use writer::RowWriter;
+pub(crate) use writer::{BatchLimits, FilledBatch, FlushSink, RowShape};
 
 /// A value on its way into an engine: one parameter of a query, one cell of a scripted row.
 #[derive(Debug, Clone, PartialEq)]

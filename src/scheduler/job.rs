@@ -21,7 +21,9 @@ use crate::protocol::{
     ErrorMessage, RetentionMessage, RowsDigest, ServerMessage, StartedMessage, TotalKind, TruncateReason, checksum,
     encode_message,
 };
-use crate::rows::{BatchLimits, FlushSink, Int64Encoding, RowFormat, RowShape, RowWriter, Schema};
+use crate::rows::{
+    BatchLimits, FilledBatch, FlushSink, Int64Encoding, RowError, RowFormat, RowShape, RowWriter, Schema,
+};
 use crate::stream::{Item, QueryStreamStatus};
 use crate::sync::Mutex;
 
@@ -171,6 +173,18 @@ pub(crate) struct BatchRules {
     pub(crate) checksum: bool,
 }
 
+impl BatchRules {
+    fn shape(&self, columns: &Schema) -> RowShape {
+        match self.format {
+            DataFormat::Json => RowShape::json(columns, self.row_format, self.int64),
+            #[cfg(feature = "arrow")]
+            DataFormat::Arrow => RowShape::arrow(columns),
+            #[cfg(not(feature = "arrow"))]
+            DataFormat::Arrow => unreachable!("a message that asks for Arrow is refused"),
+        }
+    }
+}
+
 /// A stream's work. Owned by one thread at a time.
 pub(super) struct Job {
     cursor: Option<Box<dyn Cursor>>,
@@ -294,11 +308,7 @@ impl Job {
             return Err(self.cancelled(stream));
         }
         let rules = self.producer.lock().rules;
-        let shape = RowShape::new(
-            columns.as_ref().unwrap_or(&Schema::default()),
-            rules.row_format,
-            rules.int64,
-        );
+        let shape = rules.shape(columns.as_ref().unwrap_or(&Schema::default()));
         let mut writer = RowWriter::new(shape);
         writer.set_sink(Some(Box::new(DueBatches(Arc::clone(&self.producer)))));
         self.writer = Some(writer);
@@ -373,7 +383,10 @@ impl Job {
             self.discard();
             return TurnEnd::Again(0);
         }
-        let bytes = self.finish_batch(now, true);
+        let bytes = match self.finish_batch(now, true) {
+            Ok(bytes) => bytes,
+            Err(error) => return TurnEnd::End(self.failed(stream, error.into())),
+        };
         if bytes > 0 && !self.estimate_asked && stream.plan.progress_interval.is_some() {
             self.estimate_asked = true;
             stream.core.queue.push_aside(Arc::downgrade(stream));
@@ -390,8 +403,8 @@ impl Job {
     ) -> StreamEnd {
         if limit == Limit::Probe {
             self.discard();
-        } else {
-            self.finish_batch(now, false);
+        } else if let Err(error) = self.finish_batch(now, false) {
+            return self.failed(stream, error.into());
         }
         let timings = Timings {
             execution: now.saturating_duration_since(stream.accepted_at),
@@ -407,9 +420,14 @@ impl Job {
         }))
     }
 
-    /// Puts the batch into the channel, if it has rows; returns its bytes.
-    fn finish_batch(&mut self, now: Instant, has_more: bool) -> usize {
-        let Some(writer) = self.writer.as_mut() else { return 0 };
+    /// Puts the batch into the channel, if it has rows or is to tell a schema; returns its bytes.
+    ///
+    /// # Errors
+    /// Of rows that cannot be written as what they are to be.
+    fn finish_batch(&mut self, now: Instant, has_more: bool) -> Result<usize, RowError> {
+        let Some(writer) = self.writer.as_mut() else {
+            return Ok(0);
+        };
         let mut producer = self.producer.lock();
         // The terminator follows a last batch at once and brings its own notice.
         let urgency = match (has_more, producer.next_batch) {
@@ -417,7 +435,12 @@ impl Job {
             (true, 0) => Some(Urgency::Now),
             (true, _) => Some(Urgency::Soon),
         };
-        producer.finish(writer, now, has_more, urgency)
+        let bytes = producer.finish(writer, now, has_more, urgency)?;
+        #[cfg(feature = "arrow")]
+        if !has_more && producer.next_batch == 0 && producer.rules.format == DataFormat::Arrow {
+            producer.send_schema(writer, now);
+        }
+        Ok(bytes)
     }
 
     /// Rows that were ended before an engine failed are part of the result; after a cancel nobody wants them.
@@ -425,14 +448,15 @@ impl Job {
         if stream.cancel.is_cancelled() || self.producer.lock().is_probe() {
             self.discard();
         } else {
-            self.finish_batch(now, true);
+            // What the engine failed with is told, not this.
+            let _rows_of_no_type = self.finish_batch(now, true);
         }
     }
 
     fn discard(&mut self) {
         if let Some(writer) = self.writer.as_mut() {
-            let batch = writer.take_batch();
-            self.producer.lock().stream.core.buffers.put(batch.buffer);
+            let buffer = writer.discard_batch();
+            self.producer.lock().stream.core.buffers.put(buffer);
         }
     }
 
@@ -444,7 +468,7 @@ impl Job {
         };
         let rules = self.producer.lock().rules;
         if let Some(writer) = self.writer.as_mut() {
-            let mut renewed = RowWriter::new(RowShape::new(&columns, rules.row_format, rules.int64));
+            let mut renewed = RowWriter::new(rules.shape(&columns));
             renewed.set_sink(Some(Box::new(DueBatches(Arc::clone(&self.producer)))));
             *writer = renewed;
         }
@@ -531,17 +555,22 @@ impl Producer {
         self.rules.rows_max.is_some_and(|rows_max| self.row_offset >= rows_max)
     }
 
-    fn begin(&self, writer: &mut RowWriter, now: Instant) -> Limit {
-        let mut buffer = self.stream.core.buffers.take();
+    /// Writes what is in front of a batch's rows, or keeps a place for it.
+    fn open_batch(&self, buffer: &mut Vec<u8>) {
         match &self.framing {
-            Framing::Text(envelope) => envelope.open(self.next_batch, &mut buffer),
+            Framing::Text(envelope) => envelope.open(self.next_batch, buffer),
             Framing::Binary(envelope) => {
-                envelope.open(&mut buffer);
+                envelope.open(buffer);
                 if self.rules.format == DataFormat::Json {
                     buffer.push(b'[');
                 }
             }
         }
+    }
+
+    fn begin(&self, writer: &mut RowWriter, now: Instant) -> Limit {
+        let mut buffer = self.stream.core.buffers.take();
+        self.open_batch(&mut buffer);
         let is_probe = self.is_probe();
         let rows_left = self
             .rules
@@ -571,14 +600,44 @@ impl Producer {
         if is_probe { Limit::Probe } else { Limit::Send }
     }
 
-    fn finish(&mut self, writer: &mut RowWriter, now: Instant, has_more: bool, urgency: Option<Urgency>) -> usize {
-        let batch = writer.take_batch();
+    fn finish(
+        &mut self,
+        writer: &mut RowWriter,
+        now: Instant,
+        has_more: bool,
+        urgency: Option<Urgency>,
+    ) -> Result<usize, RowError> {
+        let batch = writer.take_batch()?;
         if batch.rows == 0 {
             self.stream.core.buffers.put(batch.buffer);
-            return 0;
+            return Ok(0);
         }
         self.first_row
             .get_or_insert_with(|| now.saturating_duration_since(self.stream.accepted_at));
+        let bytes = self.send_batch(batch, now, has_more);
+        if let Some(urgency) = urgency {
+            self.stream.notify(urgency, bytes);
+        }
+        Ok(bytes)
+    }
+
+    /// A result without rows has types all the same.
+    #[cfg(feature = "arrow")]
+    fn send_schema(&mut self, writer: &mut RowWriter, now: Instant) {
+        let mut buffer = self.stream.core.buffers.take();
+        self.open_batch(&mut buffer);
+        let start = buffer.len();
+        writer.schema_piece(&mut buffer);
+        let row_bytes = buffer.len() - start;
+        let batch = FilledBatch {
+            buffer,
+            rows: 0,
+            row_bytes,
+        };
+        self.send_batch(batch, now, false);
+    }
+
+    fn send_batch(&mut self, batch: FilledBatch, now: Instant, has_more: bool) -> usize {
         let framed = self.frame(batch.buffer, batch.rows, batch.row_bytes, has_more);
         self.next_batch += 1;
         self.row_offset += u64::from(batch.rows);
@@ -587,9 +646,6 @@ impl Producer {
         self.stream.set_status(QueryStreamStatus::Streaming);
         self.stream.announce(bytes, now);
         self.send(Item::Batch(EncodedBatch::new(&self.stream, batch.rows, framed)));
-        if let Some(urgency) = urgency {
-            self.stream.notify(urgency, bytes);
-        }
         bytes
     }
 
@@ -683,7 +739,9 @@ impl FlushSink for DueBatches {
         if producer.is_probe() || !producer.stream.has_room() {
             return;
         }
-        producer.finish(writer, now, true, Some(Urgency::Now));
-        producer.begin(writer, now);
+        // A writer that fails stays full and fails again when the engine's call is over.
+        if producer.finish(writer, now, true, Some(Urgency::Now)).is_ok() {
+            producer.begin(writer, now);
+        }
     }
 }

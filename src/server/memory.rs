@@ -15,11 +15,14 @@ const CONNECTION_BYTES: usize = 64 * 1024;
 /// A stream's state beside its cursor.
 const STREAM_BYTES: usize = 8 * 1024;
 
+/// Batches that the columns of a stream in Arrow may take between two batches: their buffers are kept, and grow by doubling.
+const COLUMN_BATCHES: usize = if cfg!(feature = "arrow") { 2 } else { 0 };
+
 /// An upper bound of a server's memory, by what it is asked to do.
 ///
 /// `fixed + streams × per_stream + connections × per_connection`, in bytes. `fixed` is the program, the workers' stacks and
 /// [`held_bytes_max`](StreamingConfig::held_bytes_max); a stream adds its [cursor](crate::Engine::cursor_bytes) and the one batch
-/// that it may make where the budget is used up; a connection its threads, its buffer and one incoming message. What a query itself
+/// that it may make where the budget is used up, in Arrow with the columns that it is made of; a connection its threads, its buffer and one incoming message. What a query itself
 /// needs, to sort or to group, is the engine's and not in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -41,7 +44,7 @@ impl MemoryBound {
     ) -> Self {
         Self {
             fixed: PROGRAM_BYTES + config.held_bytes_max + n_workers.saturating_mul(STACK_BYTES_WORKER),
-            per_stream: STREAM_BYTES + cursor_bytes + config.batch_bytes,
+            per_stream: STREAM_BYTES + cursor_bytes + config.batch_bytes * (1 + COLUMN_BATCHES),
             per_connection: CONNECTION_BYTES + message_bytes_max,
         }
     }
@@ -81,12 +84,13 @@ mod tests {
             ..StreamingConfig::default()
         };
         let bound = MemoryBound::new(&config, 4, 128 << 10, 64 << 10);
+        let per_stream = 136 + 256 * (1 + COLUMN_BATCHES);
         assert_eq!(
             bound.to_string(),
-            "135168 KiB + streams x 392 KiB + connections x 128 KiB"
+            format!("135168 KiB + streams x {per_stream} KiB + connections x 128 KiB")
         );
         assert_eq!(bound.bytes(0, 0), 132 << 20);
-        assert_eq!(bound.bytes(10, 1_000), (135_168 + 1_000 * 392 + 10 * 128) << 10);
+        assert_eq!(bound.bytes(10, 1_000), (135_168 + 1_000 * per_stream + 10 * 128) << 10);
         assert_eq!(bound.bytes(usize::MAX, 1), usize::MAX, "no overflow");
     }
 }

@@ -48,7 +48,7 @@ fn fixture(sql: &str) -> Fixture {
 const MANY: &str = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 999999) ";
 
 fn writer_of(cursor: &dyn Cursor) -> RowWriter {
-    RowWriter::new(RowShape::new(
+    RowWriter::new(RowShape::json(
         cursor.columns().unwrap(),
         RowFormat::Array,
         Int64Encoding::Number,
@@ -64,7 +64,7 @@ fn rows(engine: &SqliteEngine, query: &QuerySpec) -> Result<String, EngineError>
     loop {
         writer.begin_batch(Vec::new(), LIMITS, n);
         let step = cursor.fill(&mut writer)?;
-        let batch = writer.take_batch();
+        let batch = writer.take_batch().unwrap();
         n += u64::from(batch.rows);
         if !all.is_empty() && batch.rows > 0 {
             all.push(',');
@@ -325,7 +325,7 @@ fn check_cancelled(fixture: &Fixture, sql: &str, until_it_works: impl Fn() -> bo
     let error = loop {
         writer.begin_batch(Vec::new(), LIMITS, 0);
         match cursor.fill(&mut writer) {
-            Ok(Step::More) => drop(writer.take_batch()),
+            Ok(Step::More) => drop(writer.take_batch().unwrap()),
             Ok(step) => panic!("{sql}: ended with {step:?}"),
             Err(error) => break error,
         }
@@ -415,7 +415,7 @@ fn a_cursor_moves_between_threads() {
             let mut writer = writer_of(cursor.as_ref());
             writer.begin_batch(Vec::new(), LIMITS, n * 10);
             cursor.fill(&mut writer).unwrap();
-            let batch = String::from_utf8(writer.take_batch().buffer).unwrap();
+            let batch = String::from_utf8(writer.take_batch().unwrap().buffer).unwrap();
             assert!(batch.starts_with(&format!("[{}],", n * 10)), "{batch}");
             cursor
         })
@@ -429,7 +429,7 @@ struct Leaves(Sender<u32>, CancelToken);
 
 impl FlushSink for Leaves {
     fn flush(&mut self, writer: &mut RowWriter, _now: Instant) {
-        let batch = writer.take_batch();
+        let batch = writer.take_batch().unwrap();
         self.0.send(batch.rows).unwrap();
         writer.begin_batch(batch.buffer, LIMITS, 0);
         // What was waited for has happened.
