@@ -12,6 +12,7 @@ use super::budget::Permit;
 use super::live::Stream;
 use super::outlet::{Note, NoteKind, Urgency};
 use crate::clock;
+use crate::deflate::Deflated;
 use crate::engine::{CancelReason, Cursor, EngineError, EngineErrorKind, Step};
 use crate::error::ErrorCode;
 use crate::id::ResumeToken;
@@ -30,24 +31,29 @@ pub(crate) type StreamEvent = Item<Arc<EncodedBatch>, Note, StreamEnd>;
 pub(super) const OTHER_EVENTS_MAX: usize = 4;
 
 /// A whole `query_batch` message, ready for the socket. It counts as held until it is dropped, wherever that happens; its buffer is
-/// used again then.
+/// used again then. For a connection that wants it so it is deflated, beside the plain one: that is what is sent again, and what
+/// another connection may need.
 #[derive(Debug)]
 pub(crate) struct EncodedBatch {
     // Weak: the stream retains batches.
     stream: Weak<Stream>,
     rows: u32,
     message: Vec<u8>,
+    deflated: Option<Deflated>,
     permit: Permit,
 }
 
 impl EncodedBatch {
     fn new(stream: &Arc<Stream>, rows: u32, message: Vec<u8>) -> Arc<Self> {
-        let bytes = message.capacity();
+        // Here on the worker: the writer of a connection with many streams would have it all to do.
+        let deflated = stream.deflate().and_then(|deflate| deflate.deflate(&message));
+        let bytes = message.capacity() + deflated.as_ref().map_or(0, |deflated| deflated.bytes().len());
         stream.batch_made(rows, bytes);
         Arc::new(Self {
             stream: Arc::downgrade(stream),
             rows,
             message,
+            deflated,
             permit: stream.account.hold(bytes),
         })
     }
@@ -57,9 +63,14 @@ impl EncodedBatch {
         self.rows
     }
 
-    /// The message, as it goes on the wire.
+    /// The message.
     pub(crate) fn message(&self) -> &[u8] {
         &self.message
+    }
+
+    /// The message deflated, where that was worth while.
+    pub(crate) fn deflated(&self) -> Option<&Deflated> {
+        self.deflated.as_ref()
     }
 }
 
