@@ -11,6 +11,8 @@ mod extension;
 mod handshake;
 mod input;
 mod reader;
+#[cfg(test)]
+mod reader_test;
 mod writer;
 
 pub(crate) use handshake::{HandshakeError, Shaken, Upgrade, UpgradeRefusal, accept_response, client_handshake};
