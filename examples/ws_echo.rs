@@ -3,8 +3,8 @@
 //! ```text
 //! cargo run --release --example ws_echo -- 127.0.0.1:9001
 //! ```
-//! Each message comes back as it came, text as text and binary as binary, on the path `/ws`. Prints the address it listens on; ends
-//! when standard input does.
+//! Each message comes back as it came, text as text and binary as binary, on the path `/ws`, deflated where the client takes that.
+//! Prints the address it listens on; ends when standard input does.
 #![allow(clippy::print_stdout)] // scripts read the address
 
 use std::error::Error;
@@ -15,7 +15,10 @@ use rowstream::Server;
 fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned());
     // Conformance suites send messages of up to 16 MiB.
-    let builder = Server::builder().echo().message_bytes_max(16 * 1024 * 1024);
+    let builder = Server::builder()
+        .echo()
+        .message_bytes_max(16 * 1024 * 1024)
+        .permessage_deflate(true);
     let server = builder.listen(address.as_str()).start()?;
     let address = server.local_addr().ok_or("the server listens nowhere")?;
     println!("listening on ws://{address}/ws");

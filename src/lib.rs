@@ -70,6 +70,7 @@ pub mod cli;
 pub mod client;
 mod clock;
 mod connection;
+mod deflate;
 pub mod engine;
 mod error;
 mod id;

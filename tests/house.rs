@@ -12,16 +12,17 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("thread", &[]),
     ("sync", &[]),
+    ("deflate", &["sync"]),
     ("id", &[]),
     ("error", &["id"]),
     ("protocol", &["rows", "error", "id"]),
-    ("transport", &["error", "thread"]),
+    ("transport", &["deflate", "error", "thread"]),
     ("engine", &["rows", "error", "clock", "sync"]),
     ("stream", &["rows", "error", "id", "sync"]),
     (
         "scheduler",
         &[
-            "rows", "clock", "engine", "error", "id", "protocol", "stream", "sync", "thread",
+            "rows", "clock", "deflate", "engine", "error", "id", "protocol", "stream", "sync", "thread",
         ],
     ),
     (
@@ -29,6 +30,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &[
             "rows",
             "clock",
+            "deflate",
             "error",
             "id",
             "protocol",
@@ -48,6 +50,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &[
             "clock",
             "connection",
+            "deflate",
             "engine",
             "error",
             "id",

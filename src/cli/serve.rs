@@ -41,6 +41,10 @@ pub(super) struct Arguments {
     /// Rows per batch where a client asks for none.
     #[arg(long, env = "ROWSTREAM_BATCH_SIZE", value_name = "ROWS", default_value_t = StreamingConfig::default().batch_size)]
     batch_size: u32,
+
+    /// Deflate messages for clients that ask for it, as every browser does; for networks slower than 250 MB/s.
+    #[arg(long)]
+    permessage_deflate: bool,
 }
 
 /// Blocks until SIGINT or SIGTERM, and then until the server is down.
@@ -51,9 +55,12 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         listen,
         workers,
         batch_size,
+        permessage_deflate,
     } = arguments;
     let mut names = Vec::new();
-    let mut builder = Server::builder().listen(listen.as_str());
+    let mut builder = Server::builder()
+        .listen(listen.as_str())
+        .permessage_deflate(permessage_deflate);
     for argument in &db {
         let (name, path) = name_and_path(argument);
         builder = match add_sqlite(builder, &name, Path::new(path)) {

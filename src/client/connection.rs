@@ -29,7 +29,8 @@ use crate::clock;
 use crate::protocol::CloseCode;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 use crate::transport::websocket::{
-    ControlLane, FrameWriter, HandshakeError, InboundLimits, ReadEnd, Side, client_handshake, read_messages,
+    Coding, ControlLane, FrameWriter, HandshakeError, InboundLimits, ReadEnd, Shaken, Side, client_handshake,
+    read_messages,
 };
 use crate::transport::{Halves, ReadHalf, Transport};
 
@@ -45,6 +46,8 @@ pub(super) struct LinkConfig {
     /// The time from the first byte to the end of the handshake.
     pub(super) handshake_timeout: Duration,
     pub(super) message_bytes_max: usize,
+    /// What the server is asked for; it may decline.
+    pub(super) coding: Coding,
     /// How long to try for a next connection; zero for not at all.
     pub(super) reconnect_for: Duration,
     pub(super) heartbeat_interval: Duration,
@@ -153,7 +156,7 @@ impl fmt::Debug for Reader {
 /// A connection on which hands have been shaken.
 struct Open {
     read: Box<dyn ReadHalf>,
-    leftover: Vec<u8>,
+    shaken: Shaken,
     frames: FrameWriter,
 }
 
@@ -172,7 +175,7 @@ impl Reader {
         };
         let Open {
             mut read,
-            mut leftover,
+            mut shaken,
             frames,
         } = open;
         self.link.reconnected(frames);
@@ -181,7 +184,7 @@ impl Reader {
         }
         let mut backoff = Backoff::default();
         loop {
-            let (end, n_messages) = self.read(read, leftover);
+            let (end, n_messages) = self.read(read, shaken);
             if n_messages > 0 {
                 backoff.reset();
             }
@@ -195,7 +198,7 @@ impl Reader {
                 ending.end = Some(end);
                 return;
             };
-            (read, leftover) = (open.read, open.leftover);
+            (read, shaken) = (open.read, open.shaken);
             self.link.reconnected(open.frames);
         }
     }
@@ -208,21 +211,28 @@ impl Reader {
             control,
         } = halves;
         self.link.set_control(control);
-        let LinkConfig { authority, path, .. } = &self.config;
+        let LinkConfig {
+            authority,
+            path,
+            coding,
+            ..
+        } = &self.config;
         read.set_read_timeout(patience).map_err(HandshakeError::Io)?;
-        let leftover = client_handshake(read.as_mut(), write.as_mut(), authority, path)?;
+        let shaken = client_handshake(read.as_mut(), write.as_mut(), authority, path, *coding)?;
         read.set_read_timeout(None).map_err(HandshakeError::Io)?;
         Ok(Open {
             read,
-            leftover,
+            shaken,
             frames: FrameWriter::new(write, Side::Client),
         })
     }
 
     /// Reads until the connection is over; returns why, and how many messages came.
-    fn read(&self, read: Box<dyn ReadHalf>, leftover: Vec<u8>) -> (ClientError, u64) {
+    fn read(&self, read: Box<dyn ReadHalf>, shaken: Shaken) -> (ClientError, u64) {
+        let Shaken { leftover, coding } = shaken;
         let limits = InboundLimits {
             message_bytes_max: self.config.message_bytes_max,
+            coding,
         };
         let interval = self.config.heartbeat_interval;
         let read = match PatientRead::new(read, Arc::clone(&self.link), interval, self.config.heartbeat_dead_after) {
@@ -276,6 +286,7 @@ impl Reader {
             },
             (ReadEnd::Protocol(text), None) => ClientError::Protocol(text),
             (ReadEnd::InvalidUtf8, None) => ClientError::Protocol("a text message is not UTF-8".to_owned()),
+            (ReadEnd::NotDeflated, None) => ClientError::Protocol("a message cannot be inflated".to_owned()),
             (ReadEnd::TooBig, None) => ClientError::Protocol(format!(
                 "a message has more than the {} bytes allowed",
                 self.config.message_bytes_max

@@ -17,7 +17,8 @@ use super::*;
 use crate::rows::{Int64Encoding, RowFormat, Value};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 use crate::transport::websocket::{
-    ControlLane, FrameWriter, InboundLimits, Incoming, MessageKind, ReadEnd, Side, accept_response, read_messages,
+    Coding, ControlLane, FrameWriter, InboundLimits, Incoming, MessageKind, Payload, ReadEnd, Side, accept_response,
+    read_messages,
 };
 use crate::transport::{Halves, MemoryTransport, ReadHalf, Transport, TransportControl, memory_pair};
 
@@ -78,7 +79,8 @@ fn answer_upgrade(read: &mut dyn ReadHalf, write: &mut dyn io::Write) {
         .map(|header| (header.name, header.value))
         .collect();
     assert!(headers.contains(&("Host", b"memory:80")), "{headers:?}");
-    write.write_all(&accept_response(&headers).unwrap()).unwrap();
+    let upgrade = accept_response(&headers, Coding::Plain).unwrap();
+    write.write_all(&upgrade.response).unwrap();
 }
 
 impl FakeServer {
@@ -102,6 +104,7 @@ impl FakeServer {
             let read_all = move || {
                 let limits = InboundLimits {
                     message_bytes_max: 1 << 20,
+                    coding: Coding::Plain,
                 };
                 let (end, _) = read_messages(read, Vec::new(), Side::Server, limits, lane, |incoming| {
                     if let Incoming::Text(text) = incoming {
@@ -573,7 +576,7 @@ fn a_server_that_breaks_the_protocol_is_not_believed() {
         server
             .frames
             .lock()
-            .write_messages(&[(MessageKind::Binary, b"x")])
+            .write_messages(&[Payload::plain(MessageKind::Binary, b"x")])
             .unwrap();
     });
     check_violation("UTF-8", |server, _| server.frames.lock().write_text(b"\xff").unwrap());

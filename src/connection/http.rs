@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::clock;
 use crate::transport::ReadHalf;
-use crate::transport::websocket::{UpgradeRefusal, accept_response};
+use crate::transport::websocket::{Coding, Upgrade, UpgradeRefusal, accept_response};
 
 /// Largest head: request line and headers.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -24,7 +24,7 @@ const HEADERS_MAX: usize = 64;
 pub(crate) enum Answer {
     /// Say this and speak WebSocket from now on; `leftover` came behind the head.
     Upgrade {
-        response: Vec<u8>,
+        upgrade: Upgrade,
         leftover: Vec<u8>,
         /// Whether the client asked for the protocol by name and version.
         is_versioned: bool,
@@ -76,11 +76,11 @@ const HEAD_TOO_LARGE: Refusal = Refusal::new(
     "",
 );
 
-/// Reads one request and decides on its answer. `None` where the peer went away without asking anything.
+/// Reads one request and decides on its answer; `coding` is what messages may be after an upgrade. `None` where the peer went away without asking anything.
 ///
 /// Blocks until the head is complete, the peer goes away, or `deadline`, however slowly bytes drip in; woken before that by
 /// shutting the transport down. Leaves a read timeout set.
-pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant) -> Option<Answer> {
+pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant, coding: Coding) -> Option<Answer> {
     let mut bytes = Vec::with_capacity(512);
     let head_len = match read_head(read, deadline, &mut bytes) {
         Ok(Some(head_len)) => head_len,
@@ -88,7 +88,7 @@ pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant) -> Opti
         Err(refusal) => return Some(Answer::Respond(refuse(refusal, false))),
     };
     let leftover = bytes.split_off(head_len);
-    Some(answer(&bytes, leftover))
+    Some(answer(&bytes, leftover, coding))
 }
 
 /// Reads until the head is complete; returns its length.
@@ -125,18 +125,18 @@ fn read_head(read: &mut dyn ReadHalf, deadline: Instant, bytes: &mut Vec<u8>) ->
 }
 
 /// The answer to a complete head. Pure.
-fn answer(head: &[u8], leftover: Vec<u8>) -> Answer {
+fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding) -> Answer {
     let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut storage);
     let routed = match request.parse(head) {
-        Ok(httparse::Status::Complete(_)) => route(&request),
+        Ok(httparse::Status::Complete(_)) => route(&request, coding),
         Err(httparse::Error::TooManyHeaders) => Err(HEAD_TOO_LARGE),
         Ok(httparse::Status::Partial) | Err(_) => Err(NOT_HTTP),
     };
     let head_only = request.method == Some("HEAD");
     match routed {
-        Ok(Routed::Upgrade { response, is_versioned }) => Answer::Upgrade {
-            response,
+        Ok(Routed::Upgrade { upgrade, is_versioned }) => Answer::Upgrade {
+            upgrade,
             leftover,
             is_versioned,
         },
@@ -152,10 +152,10 @@ fn answer(head: &[u8], leftover: Vec<u8>) -> Answer {
 enum Routed {
     Page { host: String },
     Health,
-    Upgrade { response: Vec<u8>, is_versioned: bool },
+    Upgrade { upgrade: Upgrade, is_versioned: bool },
 }
 
-fn route(request: &httparse::Request<'_, '_>) -> Result<Routed, Refusal> {
+fn route(request: &httparse::Request<'_, '_>, coding: Coding) -> Result<Routed, Refusal> {
     let (Some(method), Some(target), Some(minor_version)) = (request.method, request.path, request.version) else {
         return Err(NOT_HTTP);
     };
@@ -185,7 +185,7 @@ fn route(request: &httparse::Request<'_, '_>) -> Result<Routed, Refusal> {
             ),
         }),
         "/healthz" => Ok(Routed::Health),
-        _ if method == "GET" && minor_version > 0 => upgrade(headers),
+        _ if method == "GET" && minor_version > 0 => upgrade(headers, coding),
         _ => Err(UPGRADE),
     }
 }
@@ -199,9 +199,9 @@ fn path_of(target: &str) -> &str {
     path.split_once('?').map_or(path, |(path, _query)| path)
 }
 
-fn upgrade(headers: &[httparse::Header<'_>]) -> Result<Routed, Refusal> {
+fn upgrade(headers: &[httparse::Header<'_>], coding: Coding) -> Result<Routed, Refusal> {
     let pairs: Vec<(&str, &[u8])> = headers.iter().map(|header| (header.name, header.value)).collect();
-    let mut response = accept_response(&pairs).map_err(|refusal| match refusal {
+    let mut upgrade = accept_response(&pairs, coding).map_err(|refusal| match refusal {
         UpgradeRefusal::NotAnUpgrade | UpgradeRefusal::Version => UPGRADE,
         UpgradeRefusal::Key => KEY,
     })?;
@@ -209,14 +209,15 @@ fn upgrade(headers: &[httparse::Header<'_>]) -> Result<Routed, Refusal> {
         None => false,
         Some(true) => {
             // In front of the empty line.
-            response.truncate(response.len() - 2);
-            response.extend_from_slice(format!("Sec-WebSocket-Protocol: {SUBPROTOCOL_NAME}\r\n\r\n").as_bytes());
+            upgrade.response.truncate(upgrade.response.len() - 2);
+            let header = format!("Sec-WebSocket-Protocol: {SUBPROTOCOL_NAME}\r\n\r\n");
+            upgrade.response.extend_from_slice(header.as_bytes());
             true
         }
         // A browser that offered some would drop a connection that chose none: say why instead.
         Some(false) => return Err(SUBPROTOCOL),
     };
-    Ok(Routed::Upgrade { response, is_versioned })
+    Ok(Routed::Upgrade { upgrade, is_versioned })
 }
 
 /// Whether ours is among the subprotocols offered; `None` where none is.
@@ -316,13 +317,14 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         let (server, mut client) = memory_pair(64 * 1024);
         client.write_all(request).unwrap();
         let mut halves = Box::new(server).split().unwrap();
-        answer_request(halves.read.as_mut(), clock::now() + time)
+        answer_request(halves.read.as_mut(), clock::now() + time, Coding::Plain)
     }
 
     #[track_caller]
     fn response_to(request: &str) -> String {
         match ask(request.as_bytes(), LONG).unwrap() {
-            Answer::Respond(response) | Answer::Upgrade { response, .. } => String::from_utf8(response).unwrap(),
+            Answer::Respond(response) => String::from_utf8(response).unwrap(),
+            Answer::Upgrade { upgrade, .. } => String::from_utf8(upgrade.response).unwrap(),
         }
     }
 
@@ -466,7 +468,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
                 client
             });
             let mut halves = Box::new(server).split().unwrap();
-            let answer = answer_request(halves.read.as_mut(), clock::now() + LONG);
+            let answer = answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain);
             assert!(matches!(answer, Some(Answer::Upgrade { .. })), "{answer:?}");
             drop(sender.unwrap().join().unwrap());
         }
@@ -514,7 +516,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
     #[test]
     fn dripping_bytes_buy_no_time() {
         let mut dripping = Dripping::default();
-        check_timeout(answer_request(&mut dripping, clock::now() + LONG));
+        check_timeout(answer_request(&mut dripping, clock::now() + LONG, Coding::Plain));
         assert_eq!(dripping.timeouts.len(), 1000);
         assert!(
             dripping
@@ -531,7 +533,10 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
             client.write_all(sent.as_bytes()).unwrap();
             drop(client);
             let mut halves = Box::new(server).split().unwrap();
-            assert_eq!(answer_request(halves.read.as_mut(), clock::now() + LONG), None);
+            assert_eq!(
+                answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain),
+                None
+            );
         }
     }
 
@@ -541,7 +546,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         let mut halves = Box::new(server).split().unwrap();
         let control = std::sync::Arc::clone(&halves.control);
         let asked = spawn_named("test", STACK_BYTES_CONNECTION, move || {
-            answer_request(halves.read.as_mut(), clock::now() + 60 * LONG)
+            answer_request(halves.read.as_mut(), clock::now() + 60 * LONG, Coding::Plain)
         });
         control.shutdown(Shutdown::Both);
         assert_eq!(asked.unwrap().join().unwrap(), None);

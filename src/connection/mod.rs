@@ -29,6 +29,7 @@ use outbox::Outbox;
 pub(crate) use session::SessionLimits;
 pub(crate) use soon::SoonList;
 
+use crate::deflate::Deflaters;
 use crate::id::{ConnectionId, Principal};
 use crate::protocol::CloseCode;
 use crate::scheduler::{AlarmGuard, Origin, Scheduler};
@@ -45,6 +46,8 @@ pub(crate) struct ConnectionContext {
     pub(crate) message_bytes_max: usize,
     pub(crate) purpose: Purpose,
     pub(crate) heartbeat: HeartbeatRules,
+    /// What messages are deflated with where a client asks for it; `None` where they are not.
+    pub(crate) deflaters: Option<Arc<Deflaters>>,
     /// Gets the messages that are not the protocol's.
     pub(crate) handler: Option<Arc<dyn MessageHandler>>,
 }

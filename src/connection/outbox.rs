@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::application::{Overflow, Sent};
 use super::soon::SoonList;
+use crate::deflate::Deflate;
 use crate::protocol::{CloseCode, ServerMessage, encode_message};
 use crate::scheduler::{Account, Permit, Stream, StreamSink, Urgency};
 use crate::stream::Generation;
@@ -105,6 +106,8 @@ struct State {
 pub(crate) struct Outbox {
     soon: Arc<SoonList>,
     account: Arc<Account>,
+    /// Set before anything is sent, where messages may be deflated.
+    deflate: OnceLock<Deflate>,
     state: Mutex<State>,
     bell: Condvar,
     /// Rung when the writer has taken messages, for an echo that waits for room.
@@ -122,6 +125,7 @@ impl Outbox {
         Self {
             soon,
             account,
+            deflate: OnceLock::new(),
             state: Mutex::new(State {
                 waiting: Taken::default(),
                 message_bytes: 0,
@@ -138,6 +142,16 @@ impl Outbox {
             bell: Condvar::new(),
             room: Condvar::new(),
         }
+    }
+
+    /// The client takes deflated messages.
+    pub(super) fn set_deflate(&self, deflate: Deflate) {
+        let _set_once = self.deflate.set(deflate);
+    }
+
+    /// What messages may be deflated with; `None` where they go as they are.
+    pub(super) fn deflate(&self) -> Option<&Deflate> {
+        self.deflate.get()
     }
 
     /// Queues a message as it came. Blocks while others wait to go; woken by the writer's taking them, and by its end.
@@ -417,6 +431,10 @@ impl LaneBell {
 }
 
 impl StreamSink for LaneBell {
+    fn deflate(&self) -> Option<Deflate> {
+        self.outbox.deflate().cloned()
+    }
+
     fn notify(&self, urgency: Urgency, bytes: usize) {
         let mut state = self.outbox.state.lock();
         if state.writer_gone {

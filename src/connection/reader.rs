@@ -18,6 +18,7 @@ use super::session::{Action, Named, Session};
 use super::writer::{Writer, WriterEnd};
 use super::{ConnectionContext, ConnectionHandle, Purpose};
 use crate::clock;
+use crate::deflate::Deflate;
 use crate::error::{CancelReason, ErrorCode};
 use crate::id::RequestId;
 use crate::protocol::{CloseCode, ErrorMessage, ResumeQuery, ResumedMessage, ServerMessage, StreamQuery};
@@ -26,7 +27,7 @@ use crate::stream::{AckError, BeyondSent};
 use crate::sync::Mutex;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 use crate::transport::websocket::{
-    ControlLane, FrameWriter, InboundLimits, Incoming, MessageKind, ReadEnd, Side, read_messages,
+    Coding, ControlLane, FrameWriter, InboundLimits, Incoming, MessageKind, ReadEnd, Side, Upgrade, read_messages,
 };
 use crate::transport::{Halves, ReadHalf, TransportControl};
 
@@ -46,10 +47,14 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
         mut write,
         control,
     } = halves;
-    let answer = http::answer_request(read.as_mut(), clock::now() + HEAD_DEADLINE);
+    let coding = match context.deflaters {
+        Some(_) => Coding::Deflate,
+        None => Coding::Plain,
+    };
+    let answer = http::answer_request(read.as_mut(), clock::now() + HEAD_DEADLINE, coding);
     match answer {
         Some(Answer::Upgrade {
-            response,
+            upgrade: Upgrade { response, deflate },
             leftover,
             is_versioned,
         }) => {
@@ -57,6 +62,10 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
             if let Err(error) = ready {
                 log::debug!("connection {}: gone before it was upgraded: {error}", handle.id);
                 return;
+            }
+            if let (Some(window_bits), Some(deflaters)) = (deflate, &context.deflaters) {
+                let deflate = Deflate::new(Arc::clone(deflaters), window_bits);
+                handle.outbox.set_deflate(deflate);
             }
             handle.upgraded();
             let pulse = Pulse::new();
@@ -145,6 +154,10 @@ impl<'a> Messages<'a> {
         };
         let limits = InboundLimits {
             message_bytes_max: self.context.message_bytes_max,
+            coding: match self.outbox.deflate() {
+                Some(_) => Coding::Deflate,
+                None => Coding::Plain,
+            },
         };
         let lane: Arc<dyn ControlLane> = Arc::clone(self.outbox) as _;
         let (end, read) = read_messages(read, leftover, Side::Server, limits, lane, |incoming| {
@@ -182,7 +195,12 @@ impl<'a> Messages<'a> {
     /// Sees to it that what is queued to be said last is said, but waits for nobody longer than the grace.
     fn finish(&self, end: &ReadEnd, mut read: Box<dyn ReadHalf>, writer: JoinHandle<()>) {
         let peer_listens = match end {
-            ReadEnd::Closed | ReadEnd::Protocol(_) | ReadEnd::InvalidUtf8 | ReadEnd::TooBig | ReadEnd::Stopped => true,
+            ReadEnd::Closed
+            | ReadEnd::Protocol(_)
+            | ReadEnd::InvalidUtf8
+            | ReadEnd::NotDeflated
+            | ReadEnd::TooBig
+            | ReadEnd::Stopped => true,
             ReadEnd::Gone(_) => false,
         };
         let deadline = clock::now() + CLOSE_GRACE;

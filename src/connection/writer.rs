@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::outbox::{Closing, Lane, Message, Outbox, Patience, Taken};
 use super::session::Session;
 use crate::clock::{self, millis};
+use crate::deflate::Deflate;
 use crate::error::ErrorCode;
 use crate::id::StreamId;
 use crate::protocol::{
@@ -20,7 +21,7 @@ use crate::protocol::{
 use crate::scheduler::{Completion, EncodedBatch, FairQueue, Scheduler, Stream, StreamEnd, Ticket, Timings};
 use crate::stream::{Gone, Taken as StreamTaken};
 use crate::sync::Mutex;
-use crate::transport::websocket::{FrameWriter, MessageKind};
+use crate::transport::websocket::{FrameWriter, MessageKind, Payload};
 
 /// Bytes of batches that go into one write.
 const GATHER_BYTES_MAX: usize = 256 * 1024;
@@ -60,17 +61,38 @@ enum Piece {
     Binary(Vec<u8>),
     Message(Message),
     Batch(Arc<EncodedBatch>),
+    /// A batch that a worker has deflated for a connection like this.
+    DeflatedBatch(Arc<EncodedBatch>),
+    /// A message that was deflated here.
+    Deflated(MessageKind, Vec<u8>),
 }
 
 impl Piece {
-    fn message(&self) -> (MessageKind, &[u8]) {
+    fn payload(&self) -> Payload<'_> {
+        let deflated = |kind, bytes| Payload {
+            kind,
+            bytes,
+            is_deflated: true,
+        };
         match self {
-            Self::Text(text) => (MessageKind::Text, text),
-            Self::Binary(bytes) => (MessageKind::Binary, bytes),
-            Self::Message(message) => (message.kind, &message.bytes),
-            Self::Batch(batch) if batch.is_binary() => (MessageKind::Binary, batch.message()),
-            Self::Batch(batch) => (MessageKind::Text, batch.message()),
+            Self::Text(text) => Payload::plain(MessageKind::Text, text),
+            Self::Binary(bytes) => Payload::plain(MessageKind::Binary, bytes),
+            Self::Message(message) => Payload::plain(message.kind, &message.bytes),
+            Self::Batch(batch) => Payload::plain(kind_of(batch), batch.message()),
+            Self::DeflatedBatch(batch) => match batch.deflated() {
+                Some(message) => deflated(kind_of(batch), message.bytes()),
+                None => Payload::plain(kind_of(batch), batch.message()),
+            },
+            Self::Deflated(kind, bytes) => deflated(*kind, bytes),
         }
+    }
+}
+
+fn kind_of(batch: &EncodedBatch) -> MessageKind {
+    if batch.is_binary() {
+        MessageKind::Binary
+    } else {
+        MessageKind::Text
     }
 }
 
@@ -180,7 +202,11 @@ impl Writer {
     }
 
     fn gather(&mut self, piece: Piece) {
-        self.gathered_bytes += piece.message().1.len();
+        let piece = match self.outbox.deflate() {
+            Some(deflate) => deflated(piece, deflate),
+            None => piece,
+        };
+        self.gathered_bytes += piece.payload().bytes.len();
         self.pieces.push(piece);
     }
 
@@ -296,7 +322,7 @@ impl Writer {
         if self.pieces.is_empty() {
             return Ok(());
         }
-        let messages: Vec<_> = self.pieces.iter().map(Piece::message).collect();
+        let messages: Vec<_> = self.pieces.iter().map(Piece::payload).collect();
         let written = self.frames.write_messages(&messages);
         self.gathered_bytes = 0;
         // Dropped, batches make room for their streams' next.
@@ -349,6 +375,25 @@ impl Writer {
             detail,
         });
         self.gather(Piece::Text(encoded(&message)));
+    }
+}
+
+/// A piece as it goes to a client that takes deflated messages. What no worker has deflated is done here, though not a batch: it was
+/// made for another connection, and there may be many.
+fn deflated(piece: Piece, deflate: &Deflate) -> Piece {
+    match piece {
+        Piece::Batch(batch) if batch.deflated().is_some_and(|message| deflate.understands(message)) => {
+            Piece::DeflatedBatch(batch)
+        }
+        Piece::Text(_) | Piece::Message(_) => {
+            let Payload { kind, bytes, .. } = piece.payload();
+            match deflate.deflate(bytes) {
+                Some(message) => Piece::Deflated(kind, message.into_bytes()),
+                None => piece,
+            }
+        }
+        // The replay of a batch that may be compressed already.
+        Piece::Binary(_) | Piece::Batch(_) | Piece::DeflatedBatch(_) | Piece::Deflated(..) => piece,
     }
 }
 

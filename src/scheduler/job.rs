@@ -13,6 +13,7 @@ use super::live::Stream;
 use super::outlet::{Note, NoteKind, Urgency};
 use super::question::error_message;
 use crate::clock;
+use crate::deflate::Deflated;
 use crate::engine::{CancelReason, Cursor, EngineError, EngineErrorKind, Step};
 use crate::error::ErrorCode;
 use crate::id::ResumeToken;
@@ -34,7 +35,8 @@ pub(crate) type StreamEvent = Item<Arc<EncodedBatch>, Note, StreamEnd>;
 pub(super) const OTHER_EVENTS_MAX: usize = 4;
 
 /// A whole `query_batch` message, ready for the socket. It counts as held until it is dropped, wherever that happens; its buffer is
-/// used again then.
+/// used again then. For a connection that wants it so it is deflated, beside the plain one: that is what is sent again, and what
+/// another connection may need.
 #[derive(Debug)]
 pub(crate) struct EncodedBatch {
     // Weak: the stream retains batches.
@@ -43,6 +45,7 @@ pub(crate) struct EncodedBatch {
     message: Vec<u8>,
     is_binary: bool,
     raw_bytes: usize,
+    deflated: Option<Deflated>,
     permit: Permit,
 }
 
@@ -61,7 +64,12 @@ impl EncodedBatch {
             is_binary,
             raw_bytes,
         } = framed;
-        let bytes = message.capacity();
+        // Here on the worker: the writer of a connection with many streams would have it all to do. What a codec has made small
+        // gets no smaller.
+        let is_compressed = message.len() < raw_bytes;
+        let deflate = if is_compressed { None } else { stream.deflate() };
+        let deflated = deflate.and_then(|deflate| deflate.deflate(&message));
+        let bytes = message.capacity() + deflated.as_ref().map_or(0, |deflated| deflated.bytes().len());
         stream.batch_made(rows, bytes);
         Arc::new(Self {
             stream: Arc::downgrade(stream),
@@ -69,6 +77,7 @@ impl EncodedBatch {
             message,
             is_binary,
             raw_bytes,
+            deflated,
             permit: stream.account.hold(bytes),
         })
     }
@@ -78,7 +87,7 @@ impl EncodedBatch {
         self.rows
     }
 
-    /// The message, as it goes on the wire.
+    /// The message.
     pub(crate) fn message(&self) -> &[u8] {
         &self.message
     }
@@ -91,6 +100,11 @@ impl EncodedBatch {
     /// Bytes that the message would have without compression.
     pub(crate) fn raw_bytes(&self) -> usize {
         self.raw_bytes
+    }
+
+    /// The message deflated, where that was worth while.
+    pub(crate) fn deflated(&self) -> Option<&Deflated> {
+        self.deflated.as_ref()
     }
 }
 

@@ -14,6 +14,7 @@ use super::Core;
 use super::job::{EncodedBatch, StreamEnd, StreamEvent};
 use super::live::Stream;
 use crate::clock;
+use crate::deflate::Deflate;
 use crate::engine::CancelReason;
 use crate::error::ErrorCode;
 use crate::id::{ConnectionId, ResumeToken, TokenHash};
@@ -39,6 +40,11 @@ pub(crate) trait StreamSink: Send + Sync {
 
     /// A progress message is due.
     fn progress_due(&self);
+
+    /// What batches are to be deflated with.
+    fn deflate(&self) -> Option<Deflate> {
+        None
+    }
 }
 
 /// Which of a stream's messages that are no batches.
@@ -415,6 +421,12 @@ impl Stream {
             outlet.moved_at = now;
         }
         outlet.delivery.made(bytes as u64);
+    }
+
+    /// What batches are to be deflated with, for the connection that has the stream or had it last.
+    pub(super) fn deflate(&self) -> Option<Deflate> {
+        let sink = Arc::clone(&self.outlet().sink);
+        sink.deflate()
     }
 
     /// Whether another batch may be made: by the window, by what waits for the writer, and by what is held in memory. A stream

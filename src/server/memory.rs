@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::deflate::{DEFLATER_BYTES, DEFLATERS_KEPT_MAX, INFLATER_BYTES};
 use crate::stream::StreamingConfig;
 use crate::thread::STACK_BYTES_WORKER;
 
@@ -49,6 +50,14 @@ impl MemoryBound {
         }
     }
 
+    /// What deflating messages adds: a deflater for each worker and for those kept, for each stream the deflated form of its batch,
+    /// and for each connection a deflater and an inflater, though it holds them only while a message of its own is in work.
+    pub(super) fn add_deflate(&mut self, config: &StreamingConfig, n_workers: usize) {
+        self.fixed += (n_workers + DEFLATERS_KEPT_MAX).saturating_mul(DEFLATER_BYTES);
+        self.per_stream += config.batch_bytes;
+        self.per_connection += DEFLATER_BYTES + INFLATER_BYTES;
+    }
+
     /// Bytes for so many connections and running streams.
     #[must_use]
     pub fn bytes(&self, connections: usize, streams: usize) -> usize {
@@ -92,5 +101,14 @@ mod tests {
         assert_eq!(bound.bytes(0, 0), 132 << 20);
         assert_eq!(bound.bytes(10, 1_000), (135_168 + 1_000 * per_stream + 10 * 128) << 10);
         assert_eq!(bound.bytes(usize::MAX, 1), usize::MAX, "no overflow");
+        let mut deflating = bound;
+        deflating.add_deflate(&config, 4);
+        assert_eq!(
+            deflating.to_string(),
+            format!(
+                "138336 KiB + streams x {} KiB + connections x 440 KiB",
+                per_stream + 256
+            )
+        );
     }
 }

@@ -11,6 +11,7 @@ mod cancel;
 mod cli;
 mod cuts;
 mod death;
+mod deflate;
 mod errors;
 mod examples;
 mod faults;

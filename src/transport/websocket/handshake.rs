@@ -8,7 +8,11 @@ use std::time::Duration;
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::handshake::server::{Request, create_response, write_response};
+use tungstenite::http::HeaderValue;
 
+use super::Coding;
+use super::extension::{OFFER, accept_offer, check_answer};
+use crate::deflate::WindowBits;
 use crate::transport::ReadHalf;
 
 /// Largest head of a server's answer.
@@ -35,8 +39,17 @@ pub(crate) enum UpgradeRefusal {
     Key,
 }
 
-/// The response that upgrades a GET request of HTTP/1.1 with these headers.
-pub(crate) fn accept_response(headers: &[(&str, &[u8])]) -> Result<Vec<u8>, UpgradeRefusal> {
+/// How a server upgrades a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Upgrade {
+    pub(crate) response: Vec<u8>,
+    /// The window to deflate with; `None` where messages are sent and taken as they are.
+    pub(crate) deflate: Option<WindowBits>,
+}
+
+/// The response that upgrades a GET request of HTTP/1.1 with these headers. Messages are deflated only where `coding` allows it and
+/// the client has offered it.
+pub(crate) fn accept_response(headers: &[(&str, &[u8])], coding: Coding) -> Result<Upgrade, UpgradeRefusal> {
     let values = |name| values_of(headers.iter().copied(), name);
     if !has_token(values("upgrade"), "websocket") || !has_token(values("connection"), "upgrade") {
         return Err(UpgradeRefusal::NotAnUpgrade);
@@ -53,10 +66,24 @@ pub(crate) fn accept_response(headers: &[(&str, &[u8])]) -> Result<Vec<u8>, Upgr
         .header("sec-websocket-key", key)
         .body(())
         .map_err(|_| UpgradeRefusal::Key)?;
-    let response = create_response(&request).map_err(|_| UpgradeRefusal::Key)?;
+    let mut response = create_response(&request).map_err(|_| UpgradeRefusal::Key)?;
+    let accepted = match coding {
+        Coding::Plain => None,
+        Coding::Deflate => accept_offer(values("sec-websocket-extensions")),
+    };
+    let mut deflate = None;
+    if let Some((answer, window_bits)) = accepted
+        && let Ok(answer) = HeaderValue::from_str(&answer)
+    {
+        response.headers_mut().insert("sec-websocket-extensions", answer);
+        deflate = Some(window_bits);
+    }
     let mut bytes = Vec::with_capacity(256);
     write_response(&mut bytes, &response).map_err(|_| UpgradeRefusal::Key)?;
-    Ok(bytes)
+    Ok(Upgrade {
+        response: bytes,
+        deflate,
+    })
 }
 
 /// Why a server did not upgrade the connection.
@@ -74,7 +101,16 @@ pub(crate) enum HandshakeError {
     Malformed(String),
 }
 
-/// Asks the server at the other end to upgrade to a WebSocket. Returns the bytes that came after its answer.
+/// A connection that has become a WebSocket, as a client sees it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Shaken {
+    /// The bytes that came after the server's answer.
+    pub(crate) leftover: Vec<u8>,
+    /// What the server's messages may be.
+    pub(crate) coding: Coding,
+}
+
+/// Asks the server at the other end to upgrade to a WebSocket; with [`Coding::Deflate`], it may deflate its messages.
 ///
 /// Blocks on the transport; the read timeout set before bounds one wait, and shutting the transport down ends it.
 pub(crate) fn client_handshake(
@@ -82,7 +118,8 @@ pub(crate) fn client_handshake(
     write: &mut dyn Write,
     host: &str,
     path: &str,
-) -> Result<Vec<u8>, HandshakeError> {
+    coding: Coding,
+) -> Result<Shaken, HandshakeError> {
     for part in [host, path] {
         if part.bytes().any(|byte| byte <= b' ' || byte == 0x7F) {
             let text = format!("a space or control character in {part:?}");
@@ -90,9 +127,13 @@ pub(crate) fn client_handshake(
         }
     }
     let key = generate_key();
+    let extensions = match coding {
+        Coding::Plain => String::new(),
+        Coding::Deflate => format!("Sec-WebSocket-Extensions: {OFFER}\r\n"),
+    };
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{extensions}\r\n"
     );
     write
         .write_all(request.as_bytes())
@@ -115,12 +156,12 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
         let body = refusal_body(read, leftover, body_bytes);
         return Err(HandshakeError::Status { code, body });
     }
-    check_upgrade(headers, &key).map_err(|text| HandshakeError::Malformed(text.to_owned()))?;
-    Ok(leftover)
+    let coding = check_upgrade(headers, &key, coding).map_err(|text| HandshakeError::Malformed(text.to_owned()))?;
+    Ok(Shaken { leftover, coding })
 }
 
-/// What RFC 6455 section 4.1 has a client check of a 101.
-fn check_upgrade<'a, I>(headers: impl Fn() -> I, key: &str) -> Result<(), &'static str>
+/// What RFC 6455 section 4.1 has a client check of a 101 that answers what it asked for. Returns what it got of that.
+fn check_upgrade<'a, I>(headers: impl Fn() -> I, key: &str, asked: Coding) -> Result<Coding, &'static str>
 where
     I: Iterator<Item = (&'a str, &'a [u8])>,
 {
@@ -133,13 +174,18 @@ where
     {
         return Err("the answer upgrades to something else than a WebSocket");
     }
-    if values_of(headers(), "sec-websocket-extensions").next().is_some() {
-        return Err("the answer names an extension that nobody asked for");
-    }
+    let mut extensions = values_of(headers(), "sec-websocket-extensions").peekable();
+    let coding = match asked {
+        Coding::Plain if extensions.peek().is_some() => {
+            return Err("the answer names an extension that nobody asked for");
+        }
+        Coding::Deflate if check_answer(extensions)? => Coding::Deflate,
+        Coding::Plain | Coding::Deflate => Coding::Plain,
+    };
     if values_of(headers(), "sec-websocket-protocol").next().is_some() {
         return Err("the answer names a subprotocol that nobody asked for");
     }
-    Ok(())
+    Ok(coding)
 }
 
 /// Reads until the head of the answer is complete; returns its length.
@@ -225,12 +271,16 @@ mod tests {
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
     fn accept(headers: &str) -> Result<String, UpgradeRefusal> {
+        accept_as(headers, Coding::Plain).map(|(response, _)| response)
+    }
+
+    fn accept_as(headers: &str, coding: Coding) -> Result<(String, Option<WindowBits>), UpgradeRefusal> {
         let headers: Vec<(&str, &[u8])> = headers
             .lines()
             .map(|line| line.split_once(": ").unwrap())
             .map(|(name, value)| (name, value.as_bytes()))
             .collect();
-        accept_response(&headers).map(|response| String::from_utf8(response).unwrap())
+        accept_response(&headers, coding).map(|upgrade| (String::from_utf8(upgrade.response).unwrap(), upgrade.deflate))
     }
 
     fn good() -> String {
@@ -302,6 +352,18 @@ mod tests {
         answer: impl FnOnce(&str) -> String + Send + 'static,
         after: &'static [u8],
     ) -> Result<Vec<u8>, HandshakeError> {
+        shake_as(answer, after, Coding::Plain).map(|shaken| {
+            assert_eq!(shaken.coding, Coding::Plain);
+            shaken.leftover
+        })
+    }
+
+    #[track_caller]
+    fn shake_as(
+        answer: impl FnOnce(&str) -> String + Send + 'static,
+        after: &'static [u8],
+        coding: Coding,
+    ) -> Result<Shaken, HandshakeError> {
         let (server, client) = memory_pair(64 * 1024);
         let server = spawn_named("test", STACK_BYTES_CONNECTION, move || {
             let mut server = server;
@@ -319,13 +381,21 @@ mod tests {
         });
         let mut halves = Box::new(client).split().unwrap();
         halves.read.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let result = client_handshake(halves.read.as_mut(), halves.write.as_mut(), "db.example:8080", "/ws");
+        let result = client_handshake(
+            halves.read.as_mut(),
+            halves.write.as_mut(),
+            "db.example:8080",
+            "/ws",
+            coding,
+        );
         // Both halves are kept until the server is done.
         let (request, _server) = server.unwrap().join().unwrap();
         assert!(
             request.starts_with("GET /ws HTTP/1.1\r\nHost: db.example:8080\r\n"),
             "{request}"
         );
+        let is_offered = request.contains(&format!("\r\nSec-WebSocket-Extensions: {OFFER}\r\n"));
+        assert_eq!(is_offered, coding == Coding::Deflate, "{request}");
         result
     }
 
@@ -390,6 +460,37 @@ mod tests {
         check_malformed(|_| "x".repeat(20_000), "16384");
     }
 
+    #[test]
+    fn deflating_is_agreed_on() {
+        let offer = good() + "\nSec-WebSocket-Extensions: foo\nsec-websocket-extensions: permessage-deflate";
+        let line = format!("\r\nsec-websocket-extensions: {OFFER}\r\n");
+        let (response, deflate) = accept_as(&offer, Coding::Deflate).unwrap();
+        assert!(response.to_ascii_lowercase().contains(&line), "{response}");
+        assert_eq!(deflate, Some(WindowBits::MAX));
+        for (headers, coding) in [(&good(), Coding::Deflate), (&offer, Coding::Plain)] {
+            let (response, deflate) = accept_as(headers, coding).unwrap();
+            assert!(!response.to_ascii_lowercase().contains("extensions"), "{response}");
+            assert_eq!(deflate, None);
+        }
+        let answer = |value: &'static str| {
+            move |key: &str| {
+                upgrade(key).replace(
+                    "Upgrade: w",
+                    &format!("Sec-WebSocket-Extensions: {value}\r\nUpgrade: w"),
+                )
+            }
+        };
+        let shaken = shake_as(answer(OFFER), b"", Coding::Deflate).unwrap();
+        assert_eq!(shaken.coding, Coding::Deflate);
+        let shaken = shake_as(upgrade, b"", Coding::Deflate).unwrap();
+        assert_eq!(shaken.coding, Coding::Plain, "a server need not");
+        let error = shake_as(answer("permessage-deflate"), b"", Coding::Deflate).unwrap_err();
+        assert!(
+            matches!(&error, HandshakeError::Malformed(text) if text.contains("nobody asked for")),
+            "{error:?}"
+        );
+    }
+
     #[track_caller]
     fn check_status(answer: &'static str, code: u16, text: &str) {
         match shake(move |_| answer.to_owned(), b"") {
@@ -427,7 +528,7 @@ mod tests {
         let (server, client) = memory_pair(1024);
         let mut halves = Box::new(client).split().unwrap();
         halves.read.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        let mut shake = || client_handshake(halves.read.as_mut(), halves.write.as_mut(), "h", "/");
+        let mut shake = || client_handshake(halves.read.as_mut(), halves.write.as_mut(), "h", "/", Coding::Plain);
         let error = shake().unwrap_err();
         assert!(
             matches!(&error, HandshakeError::Io(error) if error.kind() == ErrorKind::WouldBlock),
@@ -454,7 +555,8 @@ mod tests {
         for (host, path) in [("h\r\nX: y", "/"), ("h", "/ HTTP/1.0\r\n"), ("h", "/a b"), ("h\0", "/")] {
             let (_server, client) = memory_pair(1024);
             let mut halves = Box::new(client).split().unwrap();
-            let error = client_handshake(halves.read.as_mut(), halves.write.as_mut(), host, path).unwrap_err();
+            let error =
+                client_handshake(halves.read.as_mut(), halves.write.as_mut(), host, path, Coding::Plain).unwrap_err();
             assert!(
                 matches!(&error, HandshakeError::Io(error) if error.kind() == ErrorKind::InvalidInput),
                 "{error:?}"
@@ -471,8 +573,9 @@ mod tests {
             socket
         });
         let mut halves = Box::new(client).split().unwrap();
-        let leftover = client_handshake(halves.read.as_mut(), halves.write.as_mut(), "h", "/").unwrap();
-        let mut frame = leftover;
+        let shaken = client_handshake(halves.read.as_mut(), halves.write.as_mut(), "h", "/", Coding::Deflate).unwrap();
+        assert_eq!(shaken.coding, Coding::Plain, "tungstenite knows no extension");
+        let mut frame = shaken.leftover;
         while frame.len() < 7 {
             read_some(halves.read.as_mut(), &mut frame).unwrap();
         }
@@ -493,7 +596,9 @@ mod tests {
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name, value.as_bytes()))
             .collect();
-        server.write_all(&accept_response(&headers).unwrap()).unwrap();
+        let upgrade = accept_response(&headers, Coding::Deflate).unwrap();
+        assert_eq!(upgrade.deflate, None, "nobody has offered it");
+        server.write_all(&upgrade.response).unwrap();
         assert_eq!(client.unwrap().join().unwrap(), (true, 101));
     }
 }

@@ -30,6 +30,32 @@ impl MessageKind {
     }
 }
 
+/// A data message, as it goes into a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Payload<'a> {
+    pub(crate) kind: MessageKind,
+    pub(crate) bytes: &'a [u8],
+    /// Whether the bytes are deflated, which the peer must have agreed to.
+    pub(crate) is_deflated: bool,
+}
+
+impl<'a> Payload<'a> {
+    pub(crate) fn plain(kind: MessageKind, bytes: &'a [u8]) -> Self {
+        Self {
+            kind,
+            bytes,
+            is_deflated: false,
+        }
+    }
+
+    /// The first bits of its frame, but for the one that says that it is the last.
+    fn opening(&self) -> u8 {
+        // RFC 7692 section 6.
+        const RSV1: u8 = 0x40;
+        self.kind.opcode() | if self.is_deflated { RSV1 } else { 0 }
+    }
+}
+
 /// Puts frames on the wire; the only one that does.
 ///
 /// Every call blocks until the transport has taken all of it, and is woken by shutting the transport down. After an error a
@@ -56,17 +82,17 @@ impl FrameWriter {
 
     /// Writes one text message.
     pub(crate) fn write_text(&mut self, payload: &[u8]) -> io::Result<()> {
-        self.write_messages(&[(MessageKind::Text, payload)])
+        self.write_messages(&[Payload::plain(MessageKind::Text, payload)])
     }
 
     /// Writes each payload as one message of its kind, text being UTF-8: headers and payloads in as few writes as the transport
     /// takes them. Copies no payload, except that a client has to mask it.
-    pub(crate) fn write_messages(&mut self, messages: &[(MessageKind, &[u8])]) -> io::Result<()> {
+    pub(crate) fn write_messages(&mut self, messages: &[Payload<'_>]) -> io::Result<()> {
         self.write_and_flush(|this| match this.side {
-            Side::Server => this.write_plain(messages),
+            Side::Server => this.write_unmasked(messages),
             Side::Client => messages
                 .iter()
-                .try_for_each(|(kind, payload)| this.write_masked(kind.opcode(), payload)),
+                .try_for_each(|message| this.write_masked(message.opening(), message.bytes)),
         })
     }
 
@@ -127,28 +153,28 @@ impl FrameWriter {
         written
     }
 
-    fn write_plain(&mut self, messages: &[(MessageKind, &[u8])]) -> io::Result<()> {
+    fn write_unmasked(&mut self, messages: &[Payload<'_>]) -> io::Result<()> {
         for messages in messages.chunks(SLICES_MAX / 2) {
             self.headers.clear();
             let headers = messages
                 .iter()
-                .map(|(kind, payload)| Header::new(kind.opcode(), payload.len(), None));
+                .map(|message| Header::new(message.opening(), message.bytes.len(), None));
             self.headers.extend(headers);
             let mut slices = Vec::with_capacity(2 * messages.len());
-            for (header, (_, payload)) in self.headers.iter().zip(messages) {
+            for (header, message) in self.headers.iter().zip(messages) {
                 slices.push(IoSlice::new(header.bytes()));
-                slices.push(IoSlice::new(payload));
+                slices.push(IoSlice::new(message.bytes));
             }
             write_all_vectored(self.write.as_mut(), &mut slices)?;
         }
         Ok(())
     }
 
-    fn write_masked(&mut self, opcode: u8, payload: &[u8]) -> io::Result<()> {
+    fn write_masked(&mut self, opening: u8, payload: &[u8]) -> io::Result<()> {
         // Any unpredictable key will do (RFC 6455 section 10.3); a random UUID begins with 48 random bits.
         let [a, b, c, d, ..] = Uuid::new_v4().into_bytes();
         let key = [a, b, c, d];
-        let header = Header::new(opcode, payload.len(), Some(key));
+        let header = Header::new(opening, payload.len(), Some(key));
         let mut frame = Vec::with_capacity(HEADER_BYTES_MAX + payload.len());
         frame.extend_from_slice(header.bytes());
         frame.extend_from_slice(payload);
@@ -164,11 +190,11 @@ struct Header {
 }
 
 impl Header {
-    fn new(opcode: u8, payload_len: usize, mask: Option<[u8; 4]>) -> Self {
+    fn new(opening: u8, payload_len: usize, mask: Option<[u8; 4]>) -> Self {
         const FINAL: u8 = 0x80;
         const MASKED: u8 = 0x80;
         let mut buffer = [0; HEADER_BYTES_MAX];
-        buffer[0] = FINAL | opcode;
+        buffer[0] = FINAL | opening;
         let mut len = match payload_len {
             0..=125 => {
                 buffer[1] = payload_len as u8;
@@ -306,8 +332,11 @@ mod tests {
         }
     }
 
-    fn as_texts<'a>(payloads: &[&'a [u8]]) -> Vec<(MessageKind, &'a [u8])> {
-        payloads.iter().map(|payload| (MessageKind::Text, *payload)).collect()
+    fn as_texts<'a>(payloads: &[&'a [u8]]) -> Vec<Payload<'a>> {
+        let texts = payloads.iter();
+        texts
+            .map(|payload| Payload::plain(MessageKind::Text, payload))
+            .collect()
     }
 
     fn written(side: Side, write: impl FnOnce(&mut FrameWriter)) -> Vec<u8> {
@@ -325,9 +354,18 @@ mod tests {
     fn frames_are_as_the_rfc_draws_them() {
         check_frame(|w| w.write_text(b"Hello").unwrap(), b"\x81\x05Hello");
         check_frame(
-            |w| w.write_messages(&[(MessageKind::Binary, b"\0")]).unwrap(),
+            |w| {
+                w.write_messages(&[Payload::plain(MessageKind::Binary, b"\0")]).unwrap();
+            },
             b"\x82\x01\0",
         );
+        for (kind, expected) in [(MessageKind::Text, b"\xC1\x01x"), (MessageKind::Binary, b"\xC2\x01x")] {
+            let deflated = Payload {
+                is_deflated: true,
+                ..Payload::plain(kind, b"x")
+            };
+            check_frame(|w| w.write_messages(&[deflated]).unwrap(), expected);
+        }
         check_frame(
             |w| w.write_messages(&as_texts(&[b"", b"a"])).unwrap(),
             b"\x81\x00\x81\x01a",
@@ -373,7 +411,7 @@ mod tests {
             frames.write_pong(&[7; CONTROL_BYTES_MAX]).unwrap();
             let mixed: Vec<_> = payloads
                 .iter()
-                .flat_map(|payload| [(MessageKind::Binary, *payload), (MessageKind::Text, *payload)])
+                .flat_map(|payload| [MessageKind::Binary, MessageKind::Text].map(|kind| Payload::plain(kind, payload)))
                 .collect();
             frames.write_messages(&mixed).unwrap();
             frames.write_pong(b"").unwrap();
