@@ -3,6 +3,8 @@
 //! Must not know the server or its engines.
 
 mod address;
+#[cfg(feature = "arrow")]
+mod arrow;
 mod batch;
 mod connection;
 mod error;
@@ -22,6 +24,8 @@ use std::time::Duration;
 use address::Address;
 use connection::{Connection, Dial, LinkConfig};
 
+#[cfg(feature = "arrow")]
+pub use arrow::ArrowReader;
 pub use batch::{Batch, CellError, ColumnRef, FromCell, Row};
 pub use error::ClientError;
 pub use query::QueryBuilder;

@@ -182,6 +182,35 @@ impl<'c> QueryBuilder<'c> {
         Ok(stream)
     }
 
+    /// Sends the query, and waits until its types are known; rows come as Arrow's record batches, which libraries for data frames and
+    /// files read. With the feature `arrow`.
+    ///
+    /// Blocks until the first batch has come; ends with the connection, at the latest.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    ///
+    /// ```
+    /// # use rowstream::{Client, MemoryEngine, Script, Server};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = MemoryEngine::builder()
+    /// #     .query("people", Script::new(["name", "age"]).rows([vec!["Ada".into(), 36_i64.into()]]))
+    /// #     .build();
+    /// # let server = Server::builder().engine("memory", engine).listen("127.0.0.1:0").start()?;
+    /// # let client = Client::connect(&format!("ws://{}/ws", server.local_addr().ok_or("no listener")?))?;
+    /// let mut n_rows = 0;
+    /// for batch in client.query("people").record_batches()? {
+    ///     n_rows += batch?.num_rows();
+    /// }
+    /// assert_eq!(n_rows, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "arrow")]
+    pub fn record_batches(self) -> Result<super::ArrowReader, ClientError> {
+        super::ArrowReader::new(self.arrow().start()?)
+    }
+
     /// Sends the query and returns at once: everything about it comes as [`Event`](super::Event)s, and it can be cancelled
     /// before it has started.
     ///

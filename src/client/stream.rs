@@ -370,7 +370,7 @@ impl QueryStream {
     }
 
     /// The error of a result that somebody else cut short; `None` where it is whole, or was cancelled by this client.
-    fn cut_short(&self) -> Option<ClientError> {
+    pub(super) fn cut_short(&self) -> Option<ClientError> {
         match self.outcome() {
             Some(Outcome::Cancelled(cancelled)) if cancelled.reason != CancelReason::Client => {
                 Some(ClientError::Cancelled(Box::new(cancelled.clone())))

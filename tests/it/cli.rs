@@ -21,7 +21,7 @@ fn rowstream(arguments: &[&str]) -> Command {
 struct Served {
     process: Child,
     url: String,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Served {
@@ -45,11 +45,7 @@ impl Served {
             .read_line(&mut line)
             .unwrap();
         let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
-        Self {
-            process,
-            url,
-            _folder: folder,
-        }
+        Self { process, url, folder }
     }
 
     fn query(&self, arguments: &[&str]) -> Output {
@@ -252,4 +248,87 @@ fn streams_are_listed_and_stopped_from_outside() {
     );
     std::io::copy(&mut out, &mut std::io::sink()).unwrap();
     assert_eq!(process.wait().unwrap().code(), Some(1), "stopped by somebody else");
+}
+
+#[cfg(feature = "arrow")]
+#[test]
+fn an_arrow_stream_is_whole_or_has_no_end() {
+    use arrow_ipc::reader::StreamReader;
+
+    let served = Served::new();
+    let file = served.folder.path().join("rows.arrows");
+    let path = file.to_str().unwrap();
+    for (sql, n_rows) in [("SELECT n, name FROM t", 3), ("SELECT n, name FROM t WHERE n > 3", 0)] {
+        served.check(
+            &[sql, "--format", "arrow", "--output", path, "--compression", "zstd"],
+            "",
+        );
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(
+            bytes.ends_with(&[0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0]),
+            "the end of the stream"
+        );
+        let reader = StreamReader::try_new(bytes.as_slice(), None).unwrap();
+        let labels: Vec<_> = reader
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect();
+        assert_eq!(labels, ["n", "name"]);
+        let batches: Vec<_> = reader.map(Result::unwrap).collect();
+        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), n_rows);
+    }
+    let output = served.query(&[
+        "SELECT CASE WHEN n = 3 THEN abs(-9223372036854775808) ELSE n END FROM t",
+        "--format",
+        "arrow",
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!output.stdout.ends_with(&[0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0]));
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_parquet_file_has_all_rows_or_no_footer() {
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    let served = Served::new();
+    let path = served.folder.path().join("rows.parquet");
+    let many = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99999) SELECT i, 'row ' || i AS text FROM n";
+    for (sql, n_rows) in [(many, 100_000), ("SELECT n, name FROM t WHERE n > 3", 0)] {
+        served.check(&[sql, "--format", "parquet", "--output", path.to_str().unwrap()], "");
+        let builder = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap()).unwrap();
+        assert_eq!(builder.metadata().file_metadata().num_rows(), n_rows);
+        let batches = builder.build().unwrap().map(Result::unwrap);
+        assert_eq!(batches.map(|batch| batch.num_rows() as i64).sum::<i64>(), n_rows);
+    }
+    let failing = "SELECT CASE WHEN n = 3 THEN abs(-9223372036854775808) ELSE n END FROM t";
+    let output = served.query(&[failing, "--format", "parquet", "--output", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap()).is_err());
+}
+
+#[test]
+fn rows_are_the_same_compressed_on_their_way_and_in_a_file() {
+    let served = Served::new();
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) SELECT i FROM n";
+    let plain = served.query(&[sql, "--checksum"]);
+    let path = served.folder.path().join("rows.ndjson");
+    for codec in ["zstd", "lz4", "gzip", "deflate-raw", "zstd,gzip"] {
+        let output = served.query(&[
+            sql,
+            "--checksum",
+            "--compression",
+            codec,
+            "--output",
+            path.to_str().unwrap(),
+        ]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(output.stdout.is_empty());
+        assert_eq!(output.stderr, plain.stderr, "the same digest");
+        assert_eq!(std::fs::read(&path).unwrap(), plain.stdout, "{codec}");
+    }
+    served.check_fails(&[sql, "--compression", "br"], 2, "zstd, lz4, gzip, deflate-raw");
+    served.check_fails(&[sql, "--output", "/nowhere/at/all"], 1, "/nowhere/at/all");
 }

@@ -455,3 +455,147 @@ fn the_client_library_asks_and_reads_all_of_it() {
         .unwrap();
     assert_eq!(blob, [0, 255]);
 }
+
+#[cfg(feature = "arrow")]
+mod arrow {
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::{Date32Type, Float64Type, Int64Type};
+    use arrow_array::{Array, RecordBatch, RecordBatchReader};
+    use arrow_schema::DataType;
+    use rowstream::client::{ClientError, Event, Outcome};
+    use rowstream::{Client, ErrorCode};
+
+    use super::*;
+
+    fn connect(server: &ServerHandle) -> Client {
+        Client::connect(&format!("ws://{}/ws", server.local_addr().unwrap())).unwrap()
+    }
+
+    #[test]
+    fn record_batches_have_true_types_and_all_rows() {
+        let (_folder, server) = serve_sql(
+            "CREATE TABLE t(i INTEGER, r REAL, s TEXT, b BLOB, d DATE, yes BOOLEAN);
+             INSERT INTO t VALUES (9223372036854775807, -1.5, 'ä', x'00ff', '2026-11-26', 1), (NULL, NULL, NULL, NULL, NULL, NULL)",
+        );
+        let client = connect(&server);
+        let query = client
+            .query("SELECT *, i + 0 AS e FROM t")
+            .checksum(true)
+            .compression([rowstream::client::Compression::Gzip]);
+        let mut reader = query.record_batches().unwrap();
+        let schema = reader.schema();
+        let types: Vec<&DataType> = schema.fields().iter().map(|field| field.data_type()).collect();
+        assert_eq!(
+            types,
+            [
+                &DataType::Int64,
+                &DataType::Float64,
+                &DataType::Utf8,
+                &DataType::Binary,
+                &DataType::Date32,
+                &DataType::Boolean,
+                &DataType::Int64
+            ]
+        );
+        let batches: Vec<RecordBatch> = reader.by_ref().map(Result::unwrap).collect();
+        let [batch] = batches.as_slice() else {
+            panic!("{batches:?}")
+        };
+        assert_eq!(batch.num_rows(), 2);
+        assert_eq!(batch.column(0).as_primitive::<Int64Type>().value(0), i64::MAX);
+        assert_eq!(
+            batch.column(1).as_primitive::<Float64Type>().value(0).to_bits(),
+            (-1.5_f64).to_bits()
+        );
+        assert_eq!(batch.column(2).as_string::<i32>().value(0), "ä");
+        assert_eq!(batch.column(3).as_binary::<i32>().value(0), [0, 255]);
+        // Days from 1970-01-01.
+        assert_eq!(batch.column(4).as_primitive::<Date32Type>().value(0), 20_783);
+        assert!(batch.column(5).as_boolean().value(0));
+        assert!(batch.columns().iter().all(|column| column.is_null(1)));
+        assert!(matches!(reader.stream().outcome(), Some(Outcome::Completed(completed)) if completed.digest.is_some()));
+    }
+
+    #[test]
+    fn a_long_result_is_the_same_as_in_json() {
+        let (_folder, server) = serve_sql("");
+        let client = connect(&server);
+        let sql = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 49999) SELECT i, i / 7.0 AS r, 'row ' || i AS t FROM n";
+        let mut next = 0;
+        for batch in client.query(sql).resumable(true).record_batches().unwrap() {
+            let batch = batch.unwrap();
+            let (numbers, reals) = (
+                batch.column(0).as_primitive::<Int64Type>(),
+                batch.column(1).as_primitive::<Float64Type>(),
+            );
+            for row in 0..batch.num_rows() {
+                assert_eq!(numbers.value(row), next);
+                assert_eq!(reals.value(row).to_bits(), (next as f64 / 7.0).to_bits());
+                assert_eq!(batch.column(2).as_string::<i32>().value(row), format!("row {next}"));
+                next += 1;
+            }
+        }
+        assert_eq!(next, 50_000);
+    }
+
+    #[test]
+    fn a_result_without_rows_has_types() {
+        let (_folder, server) = serve_sql("CREATE TABLE t(i INTEGER)");
+        let client = connect(&server);
+        let mut reader = client.query("SELECT i FROM t").record_batches().unwrap();
+        assert_eq!(reader.schema().field(0).data_type(), &DataType::Int64);
+        assert!(reader.next().is_none());
+    }
+
+    #[test]
+    fn cells_of_no_common_type_are_refused_by_row_and_column() {
+        let (_folder, server) = serve_sql("CREATE TABLE t(x); INSERT INTO t VALUES (1), (NULL), ('two'), (3)");
+        let client = connect(&server);
+        let mut stream = client.query("SELECT 0 AS a, x FROM t").arrow().start().unwrap();
+        let error = loop {
+            match stream.next_event() {
+                Ok(Some(Event::ArrowBatch(batch))) => panic!("{batch:?}"),
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("no error"),
+                Err(ClientError::Query(error)) => break error,
+                Err(other) => panic!("{other}"),
+            }
+        };
+        assert_eq!(error.code, ErrorCode::EncodingError);
+        assert!(error.message.contains("row 2, column 1"), "{}", error.message);
+        assert!(error.started);
+        // The connection goes on, and so does the same query as JSON.
+        assert_eq!(
+            client
+                .query("SELECT x FROM t")
+                .start()
+                .unwrap()
+                .map(|batch| batch.unwrap().len())
+                .sum::<usize>(),
+            4
+        );
+    }
+
+    #[test]
+    fn iterating_over_batches_of_cells_says_that_there_are_none() {
+        let (_folder, server) = serve_sql("");
+        let client = connect(&server);
+        let mut stream = client.query("SELECT 1").arrow().start().unwrap();
+        assert!(matches!(stream.next(), Some(Err(ClientError::Usage(_)))));
+        assert!(stream.next().is_none());
+    }
+
+    #[test]
+    fn limits_on_rows_hold() {
+        let server = serve(numbers(1_000));
+        let client = connect(&server);
+        for (n_wanted, truncated) in [(250, true), (1_000, false)] {
+            let mut reader = client.query("numbers").max_rows(n_wanted).record_batches().unwrap();
+            let n_rows: usize = reader.by_ref().map(|batch| batch.unwrap().num_rows()).sum();
+            assert_eq!(n_rows as u64, n_wanted);
+            assert!(
+                matches!(reader.stream().outcome(), Some(Outcome::Completed(completed)) if completed.truncated == truncated)
+            );
+        }
+    }
+}

@@ -7,7 +7,7 @@ use crate::client::{ArrowBatch, Batch};
 use crate::rows::Schema;
 
 /// What ends an Arrow IPC stream: a message of no length (Arrow columnar format, "IPC Streaming Format").
-const END_OF_STREAM: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
+pub(super) const END_OF_STREAM: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
 
 /// Writes the pieces one behind the other.
 pub(super) struct StreamWriter;

@@ -6,6 +6,8 @@
 mod arrow;
 mod csv;
 mod json;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod table;
 
 use std::io::{self, Write};
@@ -31,6 +33,9 @@ pub(super) enum Format {
     /// An Arrow IPC stream; ended only when the result is whole.
     #[cfg(feature = "arrow")]
     Arrow,
+    /// A Parquet file; it has its footer only when the result is whole.
+    #[cfg(feature = "parquet")]
+    Parquet,
 }
 
 /// Writes one result, batch by batch, in memory that does not grow with it.
@@ -72,6 +77,8 @@ impl Format {
             Self::Table | Self::Csv | Self::Ndjson | Self::Json => false,
             #[cfg(feature = "arrow")]
             Self::Arrow => true,
+            #[cfg(feature = "parquet")]
+            Self::Parquet => true,
         }
     }
 
@@ -84,6 +91,8 @@ impl Format {
             Self::Json => Box::new(json::JsonWriter::array()),
             #[cfg(feature = "arrow")]
             Self::Arrow => Box::new(arrow::StreamWriter),
+            #[cfg(feature = "parquet")]
+            Self::Parquet => Box::new(parquet::FileWriter::default()),
         }
     }
 }
