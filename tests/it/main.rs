@@ -18,6 +18,7 @@ mod faults;
 mod flow;
 mod formats;
 mod http;
+mod interop;
 mod proxy;
 mod resume;
 mod sqlite;
