@@ -18,6 +18,7 @@ mod faults;
 mod flow;
 mod formats;
 mod http;
+#[cfg(feature = "cli")]
 mod interop;
 mod proxy;
 mod resume;
