@@ -20,6 +20,8 @@ mod formats;
 mod http;
 #[cfg(feature = "cli")]
 mod interop;
+#[cfg(feature = "cli")]
+mod plain_client;
 mod proxy;
 mod resume;
 mod sqlite;
