@@ -47,6 +47,18 @@ CORPUS = {
                       "0001-01-01 00:00:00Z", "9999-12-31 23:59:59.999999Z", "2000-02-29 00:00:00.25-12:00"],
     "n DECIMAL(20,5)": [1.5, 2.25, None, -3.125, 7],
     "x": [1.5, -0.0, None, 5e-324, float("-inf"), 2.0],
+    "j JSON": ["{\"a\": 1}", "[]", None, "{\"ä\": \"\\u0000\"}"],
+    "u UUID": ["7f1b4c1e-5a0e-4a53-9d8f-1c5f5f1f4f10", "00000000-0000-0000-0000-000000000000", None],
+    # What does not fit its declaration, from the first cell on.
+    "w INTEGER": ["not a number", "é", None, ""],
+    "y BOOLEAN": [2, -1, None, I64 - 1],
+    "e DATE": ["yesterday", "2024-02-30", None, "2024-1-1"],
+    "f TIMESTAMP": [1764000000, 0, None, -1],
+    "g TEXT": [b"\xff", b"", None, b"\0"],
+    "h BLOB": [0.1, -0.0, None, 2.0**53],
+    "k REAL": ["text", "1e", None],
+    "p TIMESTAMP": ["2024-01-01 00:00:00.1234567", "2024-01-01 24:00:00", None],
+    "q INTEGER": [0.5, 1, None, 2**53, -(2**53), 1e300],
 }
 
 

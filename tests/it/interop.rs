@@ -305,8 +305,11 @@ fn arrow_is_sqlites_answer_value_by_value_to_two_readers() {
     let declared = ArrowCase {
         query: "SELECT * FROM corpus ORDER BY id",
         params: json!([]),
-        kinds: "iirtbodmszrr",
-        names: &["id", "i", "r", "s", "b", "o", "d", "m", "s6", "z", "n", "x"],
+        kinds: "iirtbodmszrrtttitibrttr",
+        names: &[
+            "id", "i", "r", "s", "b", "o", "d", "m", "s6", "z", "n", "x", "j", "u", "w", "y", "e", "f", "g", "h", "k",
+            "p", "q",
+        ],
         types: &[
             "int64",
             "int64",
@@ -320,6 +323,17 @@ fn arrow_is_sqlites_answer_value_by_value_to_two_readers() {
             "timestamptz",
             "float64",
             "any",
+            "json",
+            "uuid",
+            "int64",
+            "boolean",
+            "date",
+            "timestamp",
+            "text",
+            "blob",
+            "float64",
+            "timestamp",
+            "int64",
         ],
     };
     let n_cells = declared.check(&served);
@@ -356,7 +370,8 @@ fn arrow_is_sqlites_answer_value_by_value_to_two_readers() {
     assert_eq!(zero[0]["cells"], json!(["8000000000000000"]), "-0.0 keeps its sign");
     let empty = ArrowCase {
         query: "SELECT * FROM corpus WHERE 0",
-        kinds: "iirtbodmszrt",
+        // Nothing but the declarations decides.
+        kinds: "iirtbodmszrtttiodstbrsi",
         ..declared
     };
     assert_eq!(empty.check(&served), 0);
