@@ -190,6 +190,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut listener = Client::connect(address)?;
     listener.say(&json!({"type": "stream_query", "query": "numbers", "window": {"batches": 4}}))?;
     let stream = listener.hear_until("query_started")?["stream_id"].clone();
+    // Until the window is full: other messages may overtake rows that are still on their way.
+    for _ in 0..4 {
+        listener.hear_until("query_batch")?;
+    }
     listener.say(&json!({"type": "subscribe", "channel": "orders.**"}))?;
     println!("subscribed to {}", listener.hear_until("subscribed")?["channel"]);
 

@@ -18,6 +18,10 @@ mod faults;
 mod flow;
 mod formats;
 mod http;
+#[cfg(feature = "cli")]
+mod interop;
+#[cfg(feature = "cli")]
+mod plain_client;
 mod proxy;
 mod resume;
 mod sqlite;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rowstream::engine::memory::{Gate, MemoryEngine, Script};
 use rowstream::{ServerHandle, StreamingConfig};
 use serde_json::{Value, json};
+use tungstenite::Message;
 
 use crate::flow::{ack, numbers, recv_batch};
 use crate::support::{DEADLINE, Plain, Wire, eventually, serve, serve_with};
@@ -376,4 +377,49 @@ fn an_acknowledgement_of_what_came_before_proves_no_token() {
     let mut client = Plain::connect(&server);
     let resumed = resume(&mut client, &token, 3);
     assert!(matches!(resumed, Wire::QueryResumed { .. }), "{resumed:?}");
+}
+
+#[test]
+fn a_resumed_stream_keeps_its_name_its_codec_and_its_window() {
+    let endless = Script::new(["text"]).generate(1 << 40, |_| vec!["the same again ".repeat(20).into()]);
+    let server = serve(MemoryEngine::builder().query("q", endless).build());
+    let mut first = Plain::connect(&server);
+    let extra = json!({"request_id": "mine", "window": {"batches": 2}, "compression": ["gzip"]});
+    let (_, token) = start(&mut first, "q", extra);
+    // What is said of a batch in a binary message: its number, and how it is compressed.
+    let recv_header = |client: &mut Plain| {
+        let message = client.next_raw();
+        let Message::Binary(bytes) = message else {
+            panic!("not a binary message: {message:?}")
+        };
+        let (length, rest) = bytes.split_first_chunk::<4>().unwrap();
+        let header: Value = serde_json::from_slice(&rest[..u32::from_be_bytes(*length) as usize]).unwrap();
+        (
+            header["batch_number"].as_u64(),
+            header["compression"].as_str().map(str::to_owned),
+        )
+    };
+    for number in 0..2 {
+        assert_eq!(recv_header(&mut first), (Some(number), Some("gzip".to_owned())));
+    }
+    drop(first);
+    wait_until_detached(&server);
+    let mut second = Plain::connect(&server);
+    let resumed = resume(&mut second, &token, 0);
+    assert!(
+        matches!(&resumed, Wire::QueryResumed { request_id: Some(name), .. } if *name == "mine"),
+        "{resumed:?}"
+    );
+    for number in 1..3 {
+        assert_eq!(recv_header(&mut second), (Some(number), Some("gzip".to_owned())));
+    }
+    second.assert_silence_unchecked();
+    second.send(&json!({"type": "ack", "request_id": "mine", "batch_number": 1}));
+    assert_eq!(recv_header(&mut second), (Some(3), Some("gzip".to_owned())));
+    second.send(&json!({"type": "cancel_query", "request_id": "mine"}));
+    let end = second.recv_unchecked();
+    assert!(
+        matches!(&end, Wire::QueryCancelled { reason, .. } if reason == "client"),
+        "{end:?}"
+    );
 }

@@ -49,6 +49,9 @@ fn parameters_are_bound_by_place_and_by_name() {
     assert_eq!(seen.rows, [json!([1, "zwei", null])]);
     let seen = client.run("SELECT :a, typeof($b)", array(json!({"b": 1.5, "a": true})));
     assert_eq!(seen.rows, [json!([1, "real"])]);
+    // A number that a reader in a hurry takes for its neighbour.
+    let seen = client.run("SELECT ? = 271 / 3.0", array(json!([90.333_333_333_333_33])));
+    assert_eq!(seen.rows, [json!([1])]);
     for params in [json!([]), json!([1, 2]), json!({"b": 1}), json!({"a": 1, "b": 2})] {
         assert_eq!(client.run("SELECT :a", array(params)).error_code(), "PARAMETER_ERROR");
     }

@@ -174,8 +174,10 @@ fn schema_of(statement: &Statement) -> Schema {
 /// What a declared type says. SQLite goes by fragments of the name (sqlite.org/datatype3.html section 3.1); the names it has
 /// no storage class for come first. A column declared DECIMAL holds doubles or integers, so it is called that.
 fn type_of(decltype: &str) -> ColumnType {
-    const FRAGMENTS: [(&str, ColumnType); 17] = [
+    const FRAGMENTS: [(&str, ColumnType); 19] = [
         ("BOOL", ColumnType::Boolean),
+        ("TIMESTAMPTZ", ColumnType::TimestampTz),
+        ("WITH TIME ZONE", ColumnType::TimestampTz),
         ("TIMESTAMP", ColumnType::Timestamp),
         ("DATETIME", ColumnType::Timestamp),
         ("DATE", ColumnType::Date),
