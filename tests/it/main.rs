@@ -23,3 +23,4 @@ mod resume;
 mod sqlite;
 mod streaming;
 mod support;
+mod vectors;
