@@ -13,6 +13,8 @@ mod integrity;
 mod message;
 mod request;
 #[cfg(test)]
+mod schema_check_test;
+#[cfg(test)]
 mod schema_client_test;
 #[cfg(test)]
 mod schema_test;

@@ -8,13 +8,23 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::compress::Compression;
 use super::message::DataFormat;
 use super::request::ListScope;
 use crate::id::{REQUEST_ID_CHARS_MAX, RequestId, ResumeToken};
 use crate::rows::{ColumnType, Int64Encoding, RowFormat};
+
+/// A condition: this name of a stream is there, and is not null.
+fn is_there(field: &str) -> Json {
+    let types = if field == "request_id" {
+        json!(["string", "integer"])
+    } else {
+        json!("string")
+    };
+    json!({"required": [field], "properties": {field: {"type": types}}})
+}
 
 /// The rows of a batch, at least one.
 #[derive(JsonSchema)]
@@ -188,7 +198,7 @@ pub(super) struct WindowRequest {
 
 /// A stream, by one of its names.
 #[derive(JsonSchema)]
-#[schemars(extend("anyOf" = [{"required": ["stream_id"]}, {"required": ["request_id"]}]))]
+#[schemars(extend("anyOf" = [is_there("stream_id"), is_there("request_id")]))]
 pub(super) struct StreamRef {
     /// The stream.
     stream_id: Option<String>,
@@ -198,7 +208,7 @@ pub(super) struct StreamRef {
 
 /// A stream, by one of its names.
 #[derive(JsonSchema)]
-#[schemars(extend("anyOf" = [{"required": ["stream_id"]}, {"required": ["query_id"]}, {"required": ["request_id"]}]))]
+#[schemars(extend("anyOf" = [is_there("stream_id"), is_there("query_id"), is_there("request_id")]))]
 pub(super) struct StatusRef {
     /// The stream, of whatever connection of the client.
     stream_id: Option<String>,
@@ -210,7 +220,7 @@ pub(super) struct StatusRef {
 
 /// `ack`.
 #[derive(JsonSchema)]
-#[schemars(extend("anyOf" = [{"required": ["stream_id"]}, {"required": ["request_id"]}]))]
+#[schemars(extend("anyOf" = [is_there("stream_id"), is_there("request_id")]))]
 pub(super) struct Ack {
     /// The stream, on this connection.
     stream_id: Option<String>,
@@ -239,7 +249,7 @@ pub(super) struct ResumeQuery {
 
 /// `set_priority`. What is absent stays as it is.
 #[derive(JsonSchema)]
-#[schemars(extend("anyOf" = [{"required": ["stream_id"]}, {"required": ["request_id"]}]))]
+#[schemars(extend("anyOf" = [is_there("stream_id"), is_there("request_id")]))]
 pub(super) struct SetPriority {
     /// The stream, on this connection.
     stream_id: Option<String>,

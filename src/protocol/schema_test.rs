@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value as Json, json};
 
+use super::schema_check_test::{referred, refusal};
 use super::schema_client_test as wire;
 use super::spec_test::{CLIENT_MESSAGES, Chapter, SERVER_MESSAGES, chapter, messages, section, table_rows};
 use super::{BatchHeader, BinaryEnvelope, Compression, DataFormat, ServerMessage, decode_client_message};
@@ -29,10 +30,6 @@ fn def_name(side: &str, message: &str) -> String {
 
 fn reference(name: &str) -> Json {
     json!({"$ref": format!("#/$defs/{name}")})
-}
-
-fn referred(node: &Json) -> Option<&str> {
-    node.get("$ref")?.as_str()?.strip_prefix("#/$defs/")
 }
 
 /// Adds the definitions of one side's messages, one for each, and the union of them.
@@ -247,76 +244,6 @@ fn the_asyncapi_document_on_file_is_that_of_the_schema() {
     check_file("asyncapi.json", &asyncapi(&schema()), include_str!("asyncapi.json"));
 }
 
-/// Says why `value` is not what `node` describes. Objects must have no other properties than those described: the schema lets
-/// unknown ones pass, these tests do not.
-fn refusal(value: &Json, node: &Json, schema: &Json) -> Option<String> {
-    // The schema `true` has no keyword and refuses nothing.
-    for (keyword, says) in node.as_object().into_iter().flatten() {
-        let refused = match keyword.as_str() {
-            "$ref" => refusal(value, &schema["$defs"][referred(node).unwrap()], schema),
-            "type" => {
-                let is = |name: &Json| match name.as_str().unwrap() {
-                    "null" => value.is_null(),
-                    "boolean" => value.is_boolean(),
-                    "string" => value.is_string(),
-                    "array" => value.is_array(),
-                    "object" => value.is_object(),
-                    "number" => value.is_number(),
-                    "integer" => value.is_i64() || value.is_u64(),
-                    other => panic!("type {other}"),
-                };
-                let fits = says.as_array().map_or_else(|| is(says), |names| names.iter().any(is));
-                (!fits).then(|| format!("{value} is not of type {says}"))
-            }
-            "const" => (value != says).then(|| format!("{value} is not {says}")),
-            "enum" => (!says.as_array().unwrap().contains(value)).then(|| format!("{value} is not one of {says}")),
-            "minimum" => (value.as_f64() < says.as_f64() && value.is_number()).then(|| format!("{value} is too small")),
-            "maximum" => (value.as_f64() > says.as_f64() && value.is_number()).then(|| format!("{value} is too big")),
-            "maxLength" => {
-                let n_chars = value.as_str().map_or(0, |text| text.chars().count() as u64);
-                (n_chars > says.as_u64().unwrap()).then(|| format!("{value} is too long"))
-            }
-            "required" => says.as_array().unwrap().iter().find_map(|field| {
-                let absent = value.get(field.as_str().unwrap()).is_none();
-                absent.then(|| format!("{field} is missing in {value}"))
-            }),
-            "properties" => value.as_object().into_iter().flatten().find_map(|(field, value)| {
-                let Some(property) = says.get(field) else {
-                    return Some(format!("{field} is not described"));
-                };
-                refusal(value, property, schema).map(|why| format!("{field}: {why}"))
-            }),
-            "additionalProperties" if says.is_object() => value
-                .as_object()
-                .into_iter()
-                .flatten()
-                .find_map(|(field, value)| refusal(value, says, schema).map(|why| format!("{field}: {why}"))),
-            "items" => value
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find_map(|item| refusal(item, says, schema)),
-            "anyOf" | "oneOf" => {
-                let refusals: Vec<_> = says
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .filter_map(|node| refusal(value, node, schema))
-                    .collect();
-                let n_fit = says.as_array().unwrap().len() - refusals.len();
-                let fits = n_fit == 1 || keyword == "anyOf" && n_fit > 1;
-                (!fits).then(|| format!("{n_fit} of {keyword} fit: {}", refusals.join(" / ")))
-            }
-            "description" | "title" | "format" | "default" | "additionalProperties" => None,
-            other => panic!("the check does not know {other:?}"),
-        };
-        if refused.is_some() {
-            return refused;
-        }
-    }
-    None
-}
-
 #[track_caller]
 fn check_valid(value: &Json, name: &str, schema: &Json) {
     let refused = refusal(value, &schema["$defs"][name], schema);
@@ -451,6 +378,35 @@ fn servers_insist_on_what_the_schema_requires_of_clients() {
                 check_valid(&message, &def_name("Client", name), &schema);
             }
         }
+    }
+}
+
+#[test]
+fn what_servers_refuse_the_schema_refuses() {
+    let schema = schema();
+    for message in [
+        json!({"type": "cancel_query", "stream_id": null}),
+        json!({"type": "query_status", "stream_id": null, "request_id": null}),
+        json!({"type": "ack", "stream_id": "x", "batch_number": -2}),
+        json!({"type": "ack", "stream_id": "x", "batch_number": 1.5}),
+        json!({"type": "stream_query", "query": 7}),
+        json!({"type": "stream_query", "query": "q", "batch_size": 0}),
+        json!({"type": "stream_query", "query": "q", "batch_size": "ten"}),
+        json!({"type": "stream_query", "query": "q", "request_id": 1.5}),
+        json!({"type": "stream_query", "query": "q", "request_id": "x".repeat(65)}),
+        json!({"type": "stream_query", "query": "q", "params": "text"}),
+        json!({"type": "stream_query", "query": "q", "params": [[1]]}),
+        json!({"type": "stream_query", "query": "q", "params": [{"type": "unheard_of", "value": 1}]}),
+        json!({"type": "stream_query", "query": "q", "params": [{"type": "blob"}]}),
+        json!({"type": "stream_query", "query": "q", "format": "unheard-of"}),
+        json!({"type": "stream_query", "query": "q", "row_format": "unheard-of"}),
+        json!({"type": "stream_query", "query": "q", "window": 7}),
+        json!({"type": "list_queries", "scope": "unheard-of"}),
+        json!({"type": "hello", "token": 7}),
+    ] {
+        assert!(decode_client_message(&message.to_string()).is_err(), "{message}");
+        let refused = refusal(&message, &schema["$defs"]["ClientMessage"], &schema);
+        assert!(refused.is_some(), "the schema takes {message}");
     }
 }
 

@@ -20,6 +20,8 @@ mod formats;
 mod http;
 mod proxy;
 mod resume;
+#[path = "../../src/protocol/schema_check_test.rs"]
+mod schema_check;
 mod sqlite;
 mod streaming;
 mod support;

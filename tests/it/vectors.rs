@@ -1,6 +1,6 @@
 //! Runs every vector under `tests/vectors` against a server, as the README there tells others to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tungstenite::Message;
 
+use crate::schema_check::refusal;
 use crate::support::Plain;
 
 fn folder() -> PathBuf {
@@ -66,6 +67,14 @@ struct ValueExpectation {
 struct RawBatch<'a> {
     #[serde(borrow)]
     rows: &'a RawValue,
+}
+
+/// Fails where the schema on file does not describe this message, or one of its fields.
+#[track_caller]
+fn check_described(message: &Value, name: &str) {
+    let schema: Value = serde_json::from_str(include_str!("../../src/protocol/schema.json")).unwrap();
+    let refused = refusal(message, &schema["$defs"][name], &schema);
+    assert_eq!(refused, None, "{name}: {message}");
 }
 
 fn next_text(client: &mut Plain) -> String {
@@ -156,6 +165,16 @@ enum Step {
     ServerCloses(u16),
 }
 
+impl Step {
+    /// The type of the message that a client says.
+    fn said(&self) -> Option<String> {
+        match self {
+            Self::Client(message) => Some(message["type"].as_str()?.to_owned()),
+            _ => None,
+        }
+    }
+}
+
 /// What placeholders stand for, by their names.
 #[derive(Debug, Default, Clone)]
 struct Bindings(BTreeMap<String, Value>);
@@ -235,6 +254,7 @@ fn is_uuid(text: &str) -> bool {
 fn next_message(client: &mut Plain, expected: &[Value]) -> Value {
     loop {
         let message: Value = serde_json::from_str(&next_text(client)).unwrap();
+        check_described(&message, "ServerMessage");
         let is_asked = expected.iter().any(|expected| expected["type"] == message["type"]);
         if is_asked || message["type"] != "query_queued" && message["type"] != "query_progress" {
             return message;
@@ -261,6 +281,7 @@ fn check_binary(bindings: &mut Bindings, message: &[u8], header: &Value, rows: O
     let (length, rest) = message.split_first_chunk::<4>().unwrap();
     let (found, payload) = rest.split_at(u32::from_be_bytes(*length) as usize);
     let found: Value = serde_json::from_slice(found).unwrap();
+    check_described(&found, "ServerQueryBatchHeader");
     bindings.check(header, Some(&found))?;
     if let Some(rows) = rows {
         let text = payload_text(found["compression"].as_str().unwrap(), payload);
@@ -347,6 +368,7 @@ fn transcripts_go_as_they_are_written() {
     files.sort();
     assert!(files.len() >= 25, "{} transcripts", files.len());
     let mut failed = Vec::new();
+    let mut said = BTreeSet::new();
     for file in files {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let transcript: Transcript = read(&file);
@@ -355,6 +377,7 @@ fn transcripts_go_as_they_are_written() {
         }
         let (_folder, server) = serve();
         let (mut client, mut bindings) = (None, Bindings::default());
+        said.extend(transcript.steps.iter().filter_map(Step::said));
         for (number, step) in transcript.steps.iter().enumerate() {
             if let Err(why) = take(step, &server, &mut client, &mut bindings) {
                 failed.push(format!("{name}, step {number}: {why}"));
@@ -363,6 +386,10 @@ fn transcripts_go_as_they_are_written() {
         }
     }
     assert!(failed.is_empty(), "\n{}", failed.join("\n"));
+    // The schema names every message of a client; one more comes from nobody's protocol.
+    let schema: Value = serde_json::from_str(include_str!("../../src/protocol/schema.json")).unwrap();
+    let n_messages = schema["$defs"]["ClientMessage"]["oneOf"].as_array().unwrap().len();
+    assert_eq!(said.len(), n_messages + 1, "{said:?}");
 }
 
 #[track_caller]
