@@ -32,6 +32,7 @@ macro_rules! error_codes {
     ($($variant:ident $name:literal $scope:ident $retryable:literal $text:literal;)*) => {
         /// A stable name for a cause. The text beside it may change, the code does not.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[non_exhaustive]
         pub enum ErrorCode {$(
             #[doc = $text]
@@ -122,6 +123,7 @@ impl fmt::Display for ErrorCode {
 
 /// Who or what cancelled a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 #[repr(u8)]

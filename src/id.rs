@@ -19,6 +19,7 @@ pub(crate) const REQUEST_ID_CHARS_MAX: usize = 64;
 ///
 /// Known outside the crate as [`QueryStreamId`](crate::QueryStreamId).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct StreamId(Uuid);
 
@@ -75,6 +76,11 @@ impl Epoch {
 ///
 /// In text, base64url without padding (RFC 4648 section 5) of the epoch's 6 bytes and 24 random ones.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(
+    test,
+    derive(schemars::JsonSchema),
+    schemars(description = "The right to resume one stream: whoever shows it gets the stream. A secret.")
+)]
 #[serde(transparent)]
 pub struct ResumeToken(String);
 

@@ -582,6 +582,32 @@ fn a_server_that_breaks_the_protocol_is_not_believed() {
     check_violation("UTF-8", |server, _| server.frames.lock().write_text(b"\xff").unwrap());
 }
 
+/// Those of `tests/vectors/binary.json` that are not to be believed; what is read in the others, `protocol::binary` tests.
+#[test]
+fn binary_messages_that_the_vectors_refuse_end_the_connection() {
+    use base64::Engine as _;
+    let vectors: Json = serde_json::from_str(include_str!("../../tests/vectors/binary.json")).unwrap();
+    let say = |server: &FakeServer, case: &Json| {
+        let message = case["message_base64"].as_str().unwrap();
+        let message = base64::engine::general_purpose::STANDARD.decode(message).unwrap();
+        let message = Payload::plain(MessageKind::Binary, &message);
+        server.frames.lock().write_messages(&[message]).unwrap();
+    };
+    let cases = vectors["cases"].as_array().unwrap();
+    let is_refused = |case: &&Json| case.get("refused").is_some();
+    // A codec that a build does not have it refuses as well.
+    for case in cases.iter().filter(is_refused) {
+        check_violation("not a binary message", |server, _| say(server, case));
+    }
+    let (client, server) = connected();
+    let (mut stream, id) = started(&client, &server);
+    for case in cases.iter().filter(|case| case.get("ignored").is_some()) {
+        say(&server, case);
+    }
+    server.say_batch(id, 0);
+    assert_eq!(stream.next().unwrap().unwrap().len(), 1);
+}
+
 #[test]
 fn messages_are_bounded() {
     let (here, there) = memory_pair(1 << 16);

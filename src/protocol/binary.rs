@@ -150,9 +150,9 @@ pub(crate) fn decode_binary_message(
         compression: Compression,
         uncompressed_bytes: usize,
     }
-    let wrong = |error: &dyn fmt::Display| BinaryError(error.to_string());
+    let wrong = |part: &str, error: &dyn fmt::Display| BinaryError(format!("{part}: {error}"));
     let (header, payload) = split(message)?;
-    let Header { name } = serde_json::from_slice(header).map_err(|error| wrong(&error))?;
+    let Header { name } = serde_json::from_slice(header).map_err(|error| wrong("its header", &error))?;
     if name != "query_batch" {
         return Ok(None);
     }
@@ -168,17 +168,18 @@ pub(crate) fn decode_binary_message(
         encoding,
         compression,
         uncompressed_bytes,
-    } = serde_json::from_slice(header).map_err(|error| wrong(&error))?;
+    } = serde_json::from_slice(header).map_err(|error| wrong("its header", &error))?;
     if uncompressed_bytes > payload_bytes_max {
         return Err(BinaryError(format!(
             "a payload of {uncompressed_bytes} bytes, the most is {payload_bytes_max}"
         )));
     }
-    let payload = decompress(compression, payload, uncompressed_bytes).map_err(|error| wrong(&error))?;
+    let payload =
+        decompress(compression, payload, uncompressed_bytes).map_err(|error| BinaryError(error.to_string()))?;
     Ok(Some(match encoding {
         DataFormat::Json => {
-            let text = String::from_utf8(payload).map_err(|error| wrong(&error))?;
-            let rows = serde_json::value::RawValue::from_string(text).map_err(|error| wrong(&error))?;
+            let text = String::from_utf8(payload).map_err(|error| wrong("its rows", &error))?;
+            let rows = serde_json::value::RawValue::from_string(text).map_err(|error| wrong("its rows", &error))?;
             ServerMessage::QueryBatch(BatchMessage {
                 stream_id,
                 request_id,
@@ -319,6 +320,123 @@ mod tests {
         check(&message(None, &header, b"[}"), "expected");
         check(&message(None, &header, b"\xFF\xFF"), "utf-8");
         check(&message(None, &header, b"[ ]"), "another length");
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Vectors {
+        #[serde(rename = "description")]
+        _description: String,
+        payload_bytes_max: usize,
+        cases: Vec<Vector>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Vector {
+        name: String,
+        message_base64: String,
+        header: Option<serde_json::Value>,
+        payload_text: Option<String>,
+        payload_hex: Option<String>,
+        refused: Option<String>,
+        #[serde(default)]
+        ignored: bool,
+        #[serde(default)]
+        requires: Vec<String>,
+    }
+
+    impl Vector {
+        fn is_for_this_build(&self) -> bool {
+            self.requires.iter().all(|name| {
+                let codec = name.strip_prefix("compression:").unwrap();
+                Compression::offered(codec).is_some()
+            })
+        }
+
+        /// Checks what was read; says what is wrong with it.
+        fn check(&self, message: &[u8], decoded: Result<Option<ServerMessage>, BinaryError>) -> Result<(), String> {
+            let (header, payload) = match decoded {
+                Err(error) => {
+                    let class = class_of(&error);
+                    let is_expected = self.refused.as_deref() == Some(class);
+                    return is_expected.then_some(()).ok_or(format!("{class}: {error}"));
+                }
+                Ok(None) => return self.ignored.then_some(()).ok_or("passed over".to_owned()),
+                Ok(Some(ServerMessage::QueryBatch(batch))) => {
+                    let rows = batch.rows.get().as_bytes().to_vec();
+                    (serde_json::to_value(&batch).unwrap(), rows)
+                }
+                Ok(Some(ServerMessage::ArrowBatch(batch))) => {
+                    let mut header = serde_json::json!({"stream_id": batch.stream_id, "batch_number": batch.batch_number,
+                        "row_count": batch.row_count, "row_offset": batch.row_offset, "has_more": batch.has_more});
+                    if batch.replay {
+                        header["replay"] = true.into();
+                    }
+                    (header, batch.payload)
+                }
+                Ok(Some(other)) => return Err(format!("{other:?}")),
+            };
+            let expected = self.header.as_ref().ok_or("read, and was to be refused")?;
+            let written: serde_json::Value = serde_json::from_slice(split(message).unwrap().0).unwrap();
+            assert_eq!(written, *expected, "{}", self.name);
+            for (field, value) in header.as_object().unwrap() {
+                if field != "rows" && expected[field] != *value {
+                    return Err(format!("{field} is {value}"));
+                }
+            }
+            let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+            let is_expected = match (&self.payload_text, &self.payload_hex) {
+                (Some(text), None) => text.as_bytes() == payload,
+                (None, Some(expected)) => *expected == hex,
+                _ => panic!("{} has one payload", self.name),
+            };
+            is_expected.then_some(()).ok_or(format!("the payload is {hex}"))
+        }
+    }
+
+    /// The class of a refusal, as the vectors' README has them.
+    fn class_of(error: &BinaryError) -> &'static str {
+        let text = error.0.as_str();
+        let is_payload = |part: &str| text.starts_with("a payload") && text.contains(part);
+        if text.ends_with("bytes") && !text.starts_with('a') {
+            "too_short"
+        } else if text.starts_with("a header") {
+            if text.contains("the most is") {
+                "header_too_long"
+            } else {
+                "header_beyond_message"
+            }
+        } else if is_payload("the most is") {
+            "payload_too_large"
+        } else if is_payload("another length") {
+            "payload_length"
+        } else if is_payload("cannot be decompressed") {
+            "payload_corrupt"
+        } else if text.starts_with("its header") {
+            "header_invalid"
+        } else if text.starts_with("its rows") {
+            "payload_invalid"
+        } else {
+            panic!("of no class: {text}")
+        }
+    }
+
+    #[test]
+    fn the_vectors_are_read_as_they_say() {
+        use base64::Engine as _;
+        let vectors: Vectors = serde_json::from_str(include_str!("../../tests/vectors/binary.json")).unwrap();
+        let mut wrong = Vec::new();
+        for case in vectors.cases.into_iter().filter(Vector::is_for_this_build) {
+            let message = base64::engine::general_purpose::STANDARD
+                .decode(&case.message_base64)
+                .unwrap();
+            let decoded = decode_binary_message(&message, vectors.payload_bytes_max);
+            if let Err(why) = case.check(&message, decoded) {
+                wrong.push(format!("{}: {why}", case.name));
+            }
+        }
+        assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     }
 
     proptest! {

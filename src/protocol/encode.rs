@@ -432,6 +432,7 @@ mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
     use super::*;
+    use crate::protocol::schema_test::check_client_message;
     use crate::protocol::{CancelQuery, decode_client_message, decode_server_message};
 
     fn encoded(message: &ClientMessage) -> serde_json::Result<String> {
@@ -442,6 +443,9 @@ mod tests {
     #[track_caller]
     fn check_round_trip(message: ClientMessage) {
         let text = encoded(&message).unwrap();
+        if !matches!(message, ClientMessage::Other { .. }) {
+            check_client_message(&text);
+        }
         assert_eq!(decode_client_message(&text), Ok(message), "{text}");
     }
 

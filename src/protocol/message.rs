@@ -11,6 +11,7 @@ use crate::rows::{RowFormat, Schema};
 
 /// What a server says. Known outside the crate also as [`StreamingMessage`](crate::StreamingMessage).
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ServerMessage {
@@ -53,6 +54,7 @@ pub enum ServerMessage {
 
 /// `welcome`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct WelcomeMessage {
     /// The `hello`'s.
@@ -76,6 +78,7 @@ pub struct WelcomeMessage {
 
 /// `limits` in `welcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Limits"))]
 #[non_exhaustive]
 pub struct LimitsMessage {
     /// Bytes of a message from a client.
@@ -106,6 +109,7 @@ pub struct LimitsMessage {
 
 /// `query_description`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct DescriptionMessage {
     /// The request's.
@@ -123,6 +127,7 @@ pub struct DescriptionMessage {
 
 /// One parameter in `query_description`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Parameter"))]
 #[non_exhaustive]
 pub struct ParameterMessage {
     /// Its name without the engine's sigil; `None` for one that has only its position.
@@ -131,6 +136,7 @@ pub struct ParameterMessage {
 
 /// `query_columns`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ColumnsMessage {
     /// The stream.
@@ -144,6 +150,7 @@ pub struct ColumnsMessage {
 
 /// `query_paused` and `query_unpaused`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct StreamNotice {
     /// The stream.
@@ -155,6 +162,7 @@ pub struct StreamNotice {
 
 /// `query_resumed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ResumedMessage {
     /// The stream.
@@ -174,6 +182,7 @@ pub struct ResumedMessage {
 
 /// Where a stream is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StreamState {
@@ -197,6 +206,7 @@ pub enum StreamState {
 
 /// `query_status`, and one entry of `query_list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Status"))]
 #[non_exhaustive]
 pub struct StatusMessage {
     /// The stream.
@@ -236,6 +246,7 @@ pub struct StatusMessage {
 
 /// `query_list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ListMessage {
     /// The request's.
@@ -249,6 +260,7 @@ pub struct ListMessage {
 
 /// `pong`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PongMessage {
     /// The ping's timestamp, unchanged.
@@ -258,6 +270,7 @@ pub struct PongMessage {
 
 /// `query_queued`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct QueuedMessage {
     /// The stream.
@@ -271,6 +284,7 @@ pub struct QueuedMessage {
 
 /// `query_started`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct StartedMessage {
     /// The stream.
@@ -306,6 +320,7 @@ pub struct StartedMessage {
 
 /// The window of a stream, as granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "GrantedWindow"))]
 #[non_exhaustive]
 pub struct WindowMessage {
     /// Batches that may be unacknowledged.
@@ -316,6 +331,7 @@ pub struct WindowMessage {
 
 /// What is kept of a stream whose connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Retention"))]
 #[non_exhaustive]
 pub struct RetentionMessage {
     /// Bytes of batches that the engine may go on to make meanwhile.
@@ -326,6 +342,7 @@ pub struct RetentionMessage {
 
 /// How rows travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum DataFormat {
@@ -338,6 +355,7 @@ pub enum DataFormat {
 
 /// How a total is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum TotalKind {
@@ -354,6 +372,7 @@ pub enum TotalKind {
 
 /// `query_batch`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct BatchMessage {
     /// The stream.
@@ -364,6 +383,7 @@ pub struct BatchMessage {
     /// 0-based position of the batch in its stream.
     pub batch_number: u64,
     /// The rows, a JSON array, exactly as the server wrote it.
+    #[cfg_attr(test, schemars(with = "super::schema_client_test::Rows"))]
     pub rows: Box<RawValue>,
     /// False only on a batch known to be the last.
     pub has_more: bool,
@@ -405,6 +425,7 @@ pub struct ArrowBatchMessage {
 
 /// `query_progress`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ProgressMessage {
     /// The stream.
@@ -425,6 +446,7 @@ pub struct ProgressMessage {
 
 /// The fields of `query_progress` beyond the fixed ones; left out where the server's `detailed_progress` is off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ProgressDetail {
     /// Milliseconds left; `None` until they can be bounded.
@@ -447,6 +469,7 @@ pub struct ProgressDetail {
 
 /// What a stream is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Phase {
@@ -464,6 +487,7 @@ pub enum Phase {
 
 /// `query_completed`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct CompletedMessage {
     /// The stream.
@@ -500,6 +524,7 @@ pub struct CompletedMessage {
 
 /// Which limit cut a result off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TruncateReason {
@@ -511,6 +536,7 @@ pub enum TruncateReason {
 
 /// `query_cancelled`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct CancelledMessage {
     /// The stream.
@@ -532,6 +558,7 @@ pub struct CancelledMessage {
 
 /// `error`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ErrorMessage {
     /// The stable code.

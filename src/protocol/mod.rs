@@ -13,6 +13,12 @@ mod integrity;
 mod message;
 mod request;
 #[cfg(test)]
+mod schema_check_test;
+#[cfg(test)]
+mod schema_client_test;
+#[cfg(test)]
+mod schema_test;
+#[cfg(test)]
 mod spec_test;
 
 pub(crate) use binary::{BatchHeader, BinaryEnvelope, decode_binary_message, replayed_binary};

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::error::ErrorCode;
 
-const SPEC: &str = include_str!("spec.md");
+pub(super) const SPEC: &str = include_str!("spec.md");
 
 /// The specification by sections: the heading of level 2 or 3, and the text below it.
 fn sections() -> Vec<(&'static str, &'static str)> {
@@ -25,20 +25,20 @@ fn sections() -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
-fn section(heading: &str) -> &'static str {
+pub(super) fn section(heading: &str) -> &'static str {
     let found = sections().into_iter().find(|(found, _)| *found == heading);
     found.unwrap_or_else(|| panic!("no section {heading:?}")).1
 }
 
 /// Whose messages a chapter describes. One name stands in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Chapter {
+pub(super) enum Chapter {
     Client,
     Server,
 }
 
 /// The sections of a chapter, by the name of their message.
-fn chapter(chapter: Chapter) -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(super) fn chapter(chapter: Chapter) -> impl Iterator<Item = (&'static str, &'static str)> {
     let heading = match chapter {
         Chapter::Client => "3. Messages of a client",
         Chapter::Server => "4. Messages of a server",
@@ -51,7 +51,7 @@ fn chapter(chapter: Chapter) -> impl Iterator<Item = (&'static str, &'static str
 }
 
 /// The cells of each row of the tables in a section, without the headings and the rules.
-fn table_rows(text: &str) -> Vec<Vec<String>> {
+pub(super) fn table_rows(text: &str) -> Vec<Vec<String>> {
     text.lines()
         .filter(|line| line.starts_with('|') && !line.starts_with("|---"))
         .map(|line| {
@@ -70,7 +70,7 @@ fn table_rows(text: &str) -> Vec<Vec<String>> {
 }
 
 /// The messages of a chapter, by name, with their examples.
-fn messages(of: Chapter) -> BTreeMap<&'static str, Json> {
+pub(super) fn messages(of: Chapter) -> BTreeMap<&'static str, Json> {
     chapter(of)
         .map(|(name, text)| {
             let (_, example) = text
@@ -95,7 +95,7 @@ fn fields(of: Chapter, name: &str) -> BTreeMap<String, bool> {
         .collect()
 }
 
-const CLIENT_MESSAGES: [&str; 12] = [
+pub(super) const CLIENT_MESSAGES: [&str; 12] = [
     "stream_query",
     "cancel_query",
     "ack",
@@ -109,7 +109,7 @@ const CLIENT_MESSAGES: [&str; 12] = [
     "describe_query",
     "hello",
 ];
-const SERVER_MESSAGES: [&str; 16] = [
+pub(super) const SERVER_MESSAGES: [&str; 16] = [
     "welcome",
     "query_description",
     "query_queued",

@@ -11,6 +11,7 @@ use super::Int64Encoding;
 /// What kind of value a column declares. A stable set: engines map their own types onto it and keep theirs in
 /// [`Column::db_type`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ColumnType {
@@ -44,6 +45,7 @@ pub enum ColumnType {
 
 /// One column of a result. `ty` is what the engine *declares*; SQLite's cells may hold something else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Column {
     /// The name as the engine gave it; may be empty or occur twice.
@@ -89,6 +91,7 @@ impl Column {
 
 /// The columns of one result, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Columns"))]
 #[serde(transparent)]
 pub struct Schema {
     columns: Vec<Column>,

@@ -24,6 +24,9 @@ mod interop;
 mod plain_client;
 mod proxy;
 mod resume;
+#[path = "../../src/protocol/schema_check_test.rs"]
+mod schema_check;
 mod sqlite;
 mod streaming;
 mod support;
+mod vectors;
