@@ -41,10 +41,19 @@ pub(super) enum Format {
 /// Writes one result, batch by batch, in memory that does not grow with it.
 pub(super) trait RowWriter {
     /// The columns are known. Called once, before the first batch.
-    fn columns(&mut self, columns: &Schema, out: &mut dyn Write) -> io::Result<()>;
+    fn columns(&mut self, columns: &Schema, out: &mut dyn Write) -> io::Result<()> {
+        let _ = (columns, out);
+        Ok(())
+    }
 
     /// Rows.
-    fn batch(&mut self, batch: &Batch, out: &mut dyn Write) -> io::Result<()>;
+    fn batch(&mut self, batch: &Batch, out: &mut dyn Write) -> io::Result<()> {
+        let _ = (batch, out);
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the server sent JSON where Arrow was asked for",
+        ))
+    }
 
     /// Rows in columns, for a format that [is made of them](Format::is_arrow).
     fn arrow_batch(&mut self, batch: &ArrowBatch, out: &mut dyn Write) -> io::Result<()> {

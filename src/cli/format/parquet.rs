@@ -10,8 +10,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::RowWriter;
 use super::arrow::END_OF_STREAM;
-use crate::client::{ArrowBatch, Batch};
-use crate::rows::Schema;
+use crate::client::ArrowBatch;
 
 /// Encoded bytes of one row group, which are held until it is written.
 const GROUP_BYTES: usize = 16 * 1024 * 1024;
@@ -25,17 +24,6 @@ pub(super) struct FileWriter {
 }
 
 impl RowWriter for FileWriter {
-    fn columns(&mut self, _columns: &Schema, _out: &mut dyn Write) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn batch(&mut self, _batch: &Batch, _out: &mut dyn Write) -> io::Result<()> {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the server sent JSON where Arrow was asked for",
-        ))
-    }
-
     fn arrow_batch(&mut self, batch: &ArrowBatch, out: &mut dyn Write) -> io::Result<()> {
         let mut piece = batch.payload.clone();
         if batch.rows == 0 {
