@@ -10,7 +10,7 @@ use arrow_schema::{ArrowError, SchemaRef};
 use super::{ArrowBatch, ClientError, Event, QueryStream};
 
 /// What ends an Arrow IPC stream: a message of no length (Arrow columnar format, "IPC Streaming Format").
-const END_OF_STREAM: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
+pub(crate) const END_OF_STREAM: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
 
 /// The batches of a running query as Arrow's own [`RecordBatch`]es, whose buffers are those that came. With the feature `arrow`.
 ///
@@ -40,13 +40,7 @@ impl ArrowReader {
     pub(super) fn new(mut stream: QueryStream) -> Result<Self, ClientError> {
         let mut decoder = StreamDecoder::new();
         let mut undecoded = match next_piece(&mut stream)? {
-            Some(mut batch) => {
-                if batch.rows == 0 {
-                    // Behind the schema alone the decoder waits for more.
-                    batch.payload.extend_from_slice(&END_OF_STREAM);
-                }
-                Buffer::from(batch.payload)
-            }
+            Some(batch) => decodable(batch),
             None => {
                 return Err(ClientError::Protocol(
                     "the result ended before its types were told".to_owned(),
@@ -82,11 +76,19 @@ impl ArrowReader {
                 return Ok(Some(batch));
             }
             match next_piece(&mut self.stream).map_err(external)? {
-                Some(batch) => self.undecoded = Buffer::from(batch.payload),
+                Some(batch) => self.undecoded = decodable(batch),
                 None => return Ok(None),
             }
         }
     }
+}
+
+/// A piece as a [`StreamDecoder`] takes it, without copying it: behind a schema alone the decoder would wait for more.
+pub(crate) fn decodable(mut batch: ArrowBatch) -> Buffer {
+    if batch.rows == 0 {
+        batch.payload.extend_from_slice(&END_OF_STREAM);
+    }
+    Buffer::from(batch.payload)
 }
 
 /// The next piece; progress and the like are passed over. A result cut short by others ends with an error.

@@ -26,6 +26,10 @@ use connection::{Connection, Dial, LinkConfig};
 
 #[cfg(feature = "arrow")]
 pub use arrow::ArrowReader;
+#[cfg(all(feature = "arrow", feature = "cli"))]
+pub(crate) use arrow::END_OF_STREAM;
+#[cfg(feature = "parquet")]
+pub(crate) use arrow::decodable;
 pub use batch::{Batch, CellError, ColumnRef, FromCell, Row};
 pub use error::ClientError;
 pub use query::QueryBuilder;

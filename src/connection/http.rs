@@ -76,7 +76,8 @@ const HEAD_TOO_LARGE: Refusal = Refusal::new(
     "",
 );
 
-/// Reads one request and decides on its answer; `coding` is what messages may be after an upgrade. `None` where the peer went away without asking anything.
+/// Reads one request and decides on its answer; `coding` is what messages may be after an upgrade. `None` where the peer went away
+/// without asking anything.
 ///
 /// Blocks until the head is complete, the peer goes away, or `deadline`, however slowly bytes drip in; woken before that by
 /// shutting the transport down. Leaves a read timeout set.

@@ -115,7 +115,7 @@ pub(super) fn status(stream: &Stream, now: Instant) -> StatusMessage {
         batches_sent: stream.batches_sent(),
         batches_acked: figures.batches_acked,
         bytes_held: stream.bytes_held() as u64,
-        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        elapsed_ms: millis(elapsed),
     }
 }
 

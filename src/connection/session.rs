@@ -211,10 +211,7 @@ impl Session {
     fn on_message(&mut self, message: ClientMessage) -> Action {
         match message {
             ClientMessage::StreamQuery(query) => match self.refusal(&query) {
-                Some((code, text)) => Action::Reply(ServerMessage::Error(ErrorMessage {
-                    request_id: query.request_id,
-                    ..ErrorMessage::new(code, text)
-                })),
+                Some(refusal) => refused(refusal, query.request_id),
                 None => Action::Start(query),
             },
             ClientMessage::CancelQuery(CancelQuery { target }) => self.on_stream(target, Action::Cancel),
@@ -230,10 +227,7 @@ impl Session {
             ClientMessage::PauseQuery(target) => self.on_stream(target, Action::Pause),
             ClientMessage::UnpauseQuery(target) => self.on_stream(target, Action::Unpause),
             ClientMessage::ResumeQuery(query) => match self.window_refusal(query.window.as_ref()) {
-                Some((code, text)) => Action::Reply(ServerMessage::Error(ErrorMessage {
-                    request_id: query.request_id,
-                    ..ErrorMessage::new(code, text)
-                })),
+                Some(refusal) => refused(refusal, query.request_id),
                 None => Action::Resume(query),
             },
             ClientMessage::SetPriority(SetPriority {
@@ -241,7 +235,7 @@ impl Session {
                 priority,
                 weight,
             }) => match rank_refusal(priority, weight) {
-                Some((code, text)) => Action::Reply(ServerMessage::Error(ErrorMessage::new(code, text))),
+                Some(refusal) => refused(refusal, None),
                 None => self.on_stream(target, |stream| Action::SetPriority {
                     stream,
                     priority,
@@ -261,10 +255,7 @@ impl Session {
                 ..ErrorMessage::new(ErrorCode::PermissionDenied, "scope all needs the admin right")
             })),
             ClientMessage::DescribeQuery(query) => match self.length_refusal(&query.query) {
-                Some((code, text)) => Action::Reply(ServerMessage::Error(ErrorMessage {
-                    request_id: query.request_id,
-                    ..ErrorMessage::new(code, text)
-                })),
+                Some(refusal) => refused(refusal, query.request_id),
                 None => Action::Describe(query),
             },
             ClientMessage::Hello(Hello { request_id, .. }) => Action::Welcome(request_id),
@@ -383,6 +374,14 @@ fn rank_refusal(priority: Option<u8>, weight: Option<u16>) -> Option<(ErrorCode,
         return exceeded(format!("weight {weight}: 1 to {WEIGHT_MAX}"));
     }
     None
+}
+
+/// The answer to a request that is refused, and nothing else changes.
+fn refused((code, text): (ErrorCode, String), request_id: Option<RequestId>) -> Action {
+    Action::Reply(ServerMessage::Error(ErrorMessage {
+        request_id,
+        ..ErrorMessage::new(code, text)
+    }))
 }
 
 fn not_found(stream_id: Option<String>, request_id: Option<RequestId>) -> Action {

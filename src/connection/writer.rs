@@ -220,8 +220,8 @@ impl Writer {
 
     /// Lets the ready lanes take turns until there is enough for a write, or nothing more. What is less urgent does not fill up a
     /// write that is worth while without it: by the next one there may be more of what is urgent. Nor do others fill up the share of
-    /// one that has run dry in this write: it could not have its share otherwise where its channel holds less than that. Where there is none of it at all,
-    /// the first write without it is small, and each one after it may have twice the bytes.
+    /// one that has run dry in this write: it could not have its share otherwise where its channel holds less than that. Where there is
+    /// nothing urgent at all, the first write without it is small, and each one after it may have twice the bytes.
     fn take_turns(&mut self) {
         let mut highest = None;
         let mut ran_dry = false;

@@ -315,13 +315,12 @@ impl Job {
     fn open(&mut self, stream: &Arc<Stream>) -> Result<(), StreamEnd> {
         let opened = stream.engine.open(&stream.plan.spec, &stream.cancel);
         let cursor = opened.map_err(|error| self.failed(stream, error))?;
-        let int64 = self.producer.lock().rules.int64;
-        let columns = cursor.columns().map(|columns| columns.clone().with_int64(int64));
+        let rules = self.producer.lock().rules;
+        let columns = cursor.columns().map(|columns| columns.clone().with_int64(rules.int64));
         self.cursor = Some(cursor);
         if stream.cancel.is_cancelled() {
             return Err(self.cancelled(stream));
         }
-        let rules = self.producer.lock().rules;
         let shape = rules.shape(columns.as_ref().unwrap_or(&Schema::default()));
         let mut writer = RowWriter::new(shape);
         writer.set_sink(Some(Box::new(DueBatches(Arc::clone(&self.producer)))));

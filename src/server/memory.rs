@@ -19,12 +19,13 @@ const STREAM_BYTES: usize = 8 * 1024;
 /// Batches that the columns of a stream in Arrow may take between two batches: their buffers are kept, and grow by doubling.
 const COLUMN_BATCHES: usize = if cfg!(feature = "arrow") { 2 } else { 0 };
 
-/// An upper bound of a server's memory, by what it is asked to do.
+/// What memory a server may take, by what it is asked to do.
 ///
 /// `fixed + streams × per_stream + connections × per_connection`, in bytes. `fixed` is the program, the workers' stacks and
 /// [`held_bytes_max`](StreamingConfig::held_bytes_max); a stream adds its [cursor](crate::Engine::cursor_bytes) and the one batch
-/// that it may make where the budget is used up, in Arrow with the columns that it is made of; a connection its threads, its buffer and one incoming message. What a query itself
-/// needs, to sort or to group, is the engine's and not in it.
+/// that it may make where the budget is used up, of the server's [`batch_bytes`](StreamingConfig::batch_bytes), in Arrow with the columns
+/// that it is made of; a connection its threads, its buffer and one incoming message. Not in it: what a query itself needs, to sort or to
+/// group, which is the engine's; and larger batches, for clients that ask for them or have rows of that size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryBound {

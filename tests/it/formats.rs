@@ -11,7 +11,8 @@ use tempfile::TempDir;
 use tungstenite::Message;
 
 use crate::flow::ack;
-use crate::support::{Plain, Wire, eventually, serve, serve_with};
+use crate::resume::wait_until_detached;
+use crate::support::{Plain, Wire, serve, serve_with};
 
 /// A binary message, taken apart as the specification says.
 struct Binary {
@@ -201,14 +202,7 @@ fn a_resumed_stream_sends_the_same_bytes_again() {
     };
     let before: Vec<Binary> = (0..3).map(|_| next(&mut client)).collect();
     drop(client);
-    eventually("the stream is detached", &vec![false], || {
-        server
-            .streams()
-            .reports()
-            .iter()
-            .map(|report| report.attached)
-            .collect::<Vec<_>>()
-    });
+    wait_until_detached(&server);
     let mut client = Plain::connect(&server);
     client.send(&json!({"type": "resume_query", "resume_token": token, "last_batch": 0}));
     assert!(matches!(

@@ -64,7 +64,7 @@ fn recv_raw_batch(client: &mut Plain) -> (u64, Value, bool) {
     }
 }
 
-fn wait_until_detached(server: &ServerHandle) {
+pub(crate) fn wait_until_detached(server: &ServerHandle) {
     eventually("the stream is detached", &vec![false], || {
         server
             .streams()

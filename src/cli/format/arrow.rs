@@ -3,10 +3,7 @@
 use std::io::{self, Write};
 
 use super::RowWriter;
-use crate::client::ArrowBatch;
-
-/// What ends an Arrow IPC stream: a message of no length (Arrow columnar format, "IPC Streaming Format").
-pub(super) const END_OF_STREAM: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
+use crate::client::{ArrowBatch, END_OF_STREAM};
 
 /// Writes the pieces one behind the other.
 pub(super) struct StreamWriter;

@@ -2,15 +2,13 @@
 
 use std::io::{self, Write};
 
-use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use super::RowWriter;
-use super::arrow::END_OF_STREAM;
-use crate::client::ArrowBatch;
+use crate::client::{ArrowBatch, decodable};
 
 /// Encoded bytes of one row group, which are held until it is written.
 const GROUP_BYTES: usize = 16 * 1024 * 1024;
@@ -25,12 +23,7 @@ pub(super) struct FileWriter {
 
 impl RowWriter for FileWriter {
     fn arrow_batch(&mut self, batch: &ArrowBatch, out: &mut dyn Write) -> io::Result<()> {
-        let mut piece = batch.payload.clone();
-        if batch.rows == 0 {
-            // Behind the schema alone the decoder waits for more.
-            piece.extend_from_slice(&END_OF_STREAM);
-        }
-        let mut piece = Buffer::from(piece);
+        let mut piece = decodable(batch.clone());
         loop {
             let decoded = self.decoder.decode(&mut piece).map_err(io::Error::other)?;
             if self.writer.is_none()
