@@ -134,11 +134,12 @@ impl Compressor {
         let Some(zstd) = &mut self.zstd else {
             return false;
         };
+        // Behind what is there, into memory that nobody has to clear before.
         let start = out.len();
-        out.resize(start + input.len(), 0);
-        let written = zstd.compress_to_buffer(input, &mut out[start..]);
-        out.truncate(start + written.as_ref().copied().unwrap_or(0));
-        written.is_ok()
+        out.reserve(input.len());
+        let mut rest = io::Cursor::new(out);
+        rest.set_position(start as u64);
+        zstd.compress_to_buffer(input, &mut rest).is_ok()
     }
 }
 

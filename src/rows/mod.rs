@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use error::RowError;
 pub use schema::{Column, ColumnType, Schema};
 pub use writer::RowWriter;
-pub(crate) use writer::{BatchLimits, FilledBatch, FlushSink, RowShape};
+pub(crate) use writer::{BatchLimits, CellSink, FilledBatch, FlushSink, RowShape, RowSource};
 
 /// A value on its way into an engine: one parameter of a query, one cell of a scripted row.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Instant;
 
 #[cfg(feature = "arrow")]
-use super::arrow::{self, ArrowEncoder, Cell, CellError};
+use super::arrow::{self, ArrowEncoder, Cell, CellError, CellRefusal, RefusedCell};
 use super::json::{JsonEncoder, blob_len};
 use super::{Int64Encoding, RowError, RowFormat, Schema};
 
@@ -68,6 +68,22 @@ pub(crate) trait FlushSink: Send {
     /// is no room for a batch, leaves the writer as it is. Where taking fails, the writer stays full, and taking from it fails
     /// again when the engine has returned. Must not block.
     fn flush(&mut self, writer: &mut RowWriter, now: Instant);
+}
+
+/// A row that is there already, of which each cell can be written for itself.
+pub(crate) trait RowSource {
+    /// Writes the cell of this column: exactly one, into whatever takes it.
+    fn write_cell(&self, column_idx: usize, out: &mut impl CellSink);
+}
+
+/// What takes a cell.
+pub(crate) trait CellSink {
+    fn null(&mut self);
+    fn boolean(&mut self, value: bool);
+    fn integer(&mut self, value: i64);
+    fn real(&mut self, value: f64);
+    fn text(&mut self, text: &[u8]);
+    fn blob(&mut self, bytes: &[u8]);
 }
 
 impl RowShape {
@@ -367,6 +383,80 @@ impl RowWriter {
             }
             None => self.due = true,
         }
+    }
+}
+
+/// For engines whose rows can be looked at cell by cell: the encoding is chosen once a row, and not once a cell.
+impl RowWriter {
+    /// Writes a whole row, of as many cells as there are columns.
+    ///
+    /// # Errors
+    /// As [`end_row`](Self::end_row).
+    #[inline]
+    pub(crate) fn write_row<R: RowSource>(&mut self, row: &R) -> Result<(), RowError> {
+        self.begin_row();
+        #[cfg(feature = "arrow")]
+        if let Encoder::Arrow(arrow) = &mut self.encoder {
+            match arrow.encoder.write_row(row, self.limits.row_bytes_max) {
+                Ok(true) => {
+                    self.cells = self.n_columns;
+                    return self.end_row();
+                }
+                Ok(false) => {}
+                Err(refused) => return Err(self.refuse_cell(refused)),
+            }
+        }
+        for column_idx in 0..self.n_columns {
+            row.write_cell(column_idx, self);
+        }
+        self.end_row()
+    }
+
+    #[cfg(feature = "arrow")]
+    #[cold]
+    fn refuse_cell(&mut self, RefusedCell { column_idx, refusal }: RefusedCell) -> RowError {
+        let row = self.row_number();
+        self.in_row = false;
+        self.take_row_back();
+        match refusal {
+            CellRefusal::Misfit(error) => cell_refused(error, row, column_idx),
+            CellRefusal::TooLarge => RowError::TooLarge {
+                row,
+                bytes_max: self.limits.row_bytes_max,
+            },
+        }
+    }
+}
+
+impl CellSink for RowWriter {
+    #[inline]
+    fn null(&mut self) {
+        Self::null(self);
+    }
+
+    #[inline]
+    fn boolean(&mut self, value: bool) {
+        Self::boolean(self, value);
+    }
+
+    #[inline]
+    fn integer(&mut self, value: i64) {
+        Self::integer(self, value);
+    }
+
+    #[inline]
+    fn real(&mut self, value: f64) {
+        Self::real(self, value);
+    }
+
+    #[inline]
+    fn text(&mut self, text: &[u8]) {
+        Self::text(self, text);
+    }
+
+    #[inline]
+    fn blob(&mut self, bytes: &[u8]) {
+        Self::blob(self, bytes);
     }
 }
 

@@ -14,7 +14,7 @@ use rusqlite::{Connection, ffi};
 
 use crate::clock;
 use crate::engine::CancelToken;
-use crate::rows::{RowError, RowWriter, Value};
+use crate::rows::{CellSink, RowError, RowSource, RowWriter, Value};
 
 /// SQLite's virtual machine calls the progress handler after so many operations: some tens of microseconds.
 const OPERATIONS_PER_PULSE: c_int = 1_000;
@@ -462,20 +462,11 @@ impl Statement {
             }
             // SAFETY: by the contract above; the reference ends before the next step.
             let writer = unsafe { &mut *out };
-            writer.begin_row();
-            for column in 0..self.n_columns {
-                // SAFETY: a live statement with a row and a column in range. The value is unprotected, which is enough because
-                // no other thread can use this connection; its text or bytes are read before the next call on it.
-                unsafe {
-                    let value = ffi::sqlite3_column_value(statement, column);
-                    if self.booleans.get(column as usize) == Some(&true) {
-                        write_boolean(value, writer);
-                    } else {
-                        write_cell(value, writer);
-                    }
-                }
-            }
-            writer.end_row().map_err(FillError::Row)?;
+            let row = Row {
+                statement,
+                booleans: &self.booleans,
+            };
+            writer.write_row(&row).map_err(FillError::Row)?;
         }
     }
 }
@@ -489,43 +480,41 @@ impl Drop for Statement {
     }
 }
 
-/// Writes a cell of a column that is declared to be boolean: 0 and 1 as what they mean, anything else as it is.
-///
-/// # Safety
-/// As `write_cell`.
-unsafe fn write_boolean(value: *mut ffi::sqlite3_value, writer: &mut RowWriter) {
-    // SAFETY: by the caller's contract, which is `write_cell`'s.
-    unsafe {
-        let integer = match ffi::sqlite3_value_type(value) {
-            ffi::SQLITE_INTEGER => Some(ffi::sqlite3_value_int64(value)),
-            _ => None,
-        };
-        match integer {
-            Some(0) => writer.boolean(false),
-            Some(1) => writer.boolean(true),
-            Some(_) | None => write_cell(value, writer),
-        }
-    }
+/// The row that a statement has stepped to. Made by `fill_through` alone, for the time until the next step, of a statement that no
+/// other thread uses.
+struct Row<'a> {
+    statement: *mut ffi::sqlite3_stmt,
+    booleans: &'a [bool],
 }
 
-/// # Safety
-/// `value` belongs to the present row of a statement that no other thread uses.
-#[inline]
-unsafe fn write_cell(value: *mut ffi::sqlite3_value, writer: &mut RowWriter) {
-    // SAFETY: by the contract above. A text's bytes are asked for after the text, as SQLite wants it.
-    unsafe {
-        match ffi::sqlite3_value_type(value) {
-            ffi::SQLITE_INTEGER => writer.integer(ffi::sqlite3_value_int64(value)),
-            ffi::SQLITE_FLOAT => writer.real(ffi::sqlite3_value_double(value)),
-            ffi::SQLITE_TEXT => {
-                let text = ffi::sqlite3_value_text(value);
-                writer.text(bytes_of(text.cast(), ffi::sqlite3_value_bytes(value)));
+impl RowSource for Row<'_> {
+    #[inline(always)]
+    fn write_cell(&self, column_idx: usize, out: &mut impl CellSink) {
+        // SAFETY: a live statement with a row; a column out of range reads as NULL. The value is unprotected, which is enough because
+        // no other thread can use this connection; its text or bytes are read before the next call on it, and a text's bytes are
+        // asked for after the text, as SQLite wants it.
+        unsafe {
+            let value = ffi::sqlite3_column_value(self.statement, column_idx as c_int);
+            match ffi::sqlite3_value_type(value) {
+                ffi::SQLITE_INTEGER => {
+                    let integer = ffi::sqlite3_value_int64(value);
+                    // Of a column that is declared to be boolean, 0 and 1 are what they mean, anything else is as it is.
+                    match (integer, self.booleans.get(column_idx)) {
+                        (0 | 1, Some(true)) => out.boolean(integer == 1),
+                        _ => out.integer(integer),
+                    }
+                }
+                ffi::SQLITE_FLOAT => out.real(ffi::sqlite3_value_double(value)),
+                ffi::SQLITE_TEXT => {
+                    let text = ffi::sqlite3_value_text(value);
+                    out.text(bytes_of(text.cast(), ffi::sqlite3_value_bytes(value)));
+                }
+                ffi::SQLITE_BLOB => {
+                    let bytes = ffi::sqlite3_value_blob(value);
+                    out.blob(bytes_of(bytes, ffi::sqlite3_value_bytes(value)));
+                }
+                _ => out.null(),
             }
-            ffi::SQLITE_BLOB => {
-                let bytes = ffi::sqlite3_value_blob(value);
-                writer.blob(bytes_of(bytes, ffi::sqlite3_value_bytes(value)));
-            }
-            _ => writer.null(),
         }
     }
 }

@@ -8,16 +8,23 @@ const MICROS_OF_MINUTE: i64 = 60 * MICROS_OF_SECOND;
 const MICROS_OF_DAY: i64 = 24 * 60 * MICROS_OF_MINUTE;
 
 /// Days since 1970-01-01 of `YYYY-MM-DD`.
+#[inline]
 pub(super) fn date(text: &[u8]) -> Option<i32> {
-    let &[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = text else {
+    let (&[y1, y2, y3, y4, b'-', m1, m2, b'-'], &[d1, d2]) = text.split_first_chunk()? else {
         return None;
     };
-    let year = number(&[y1, y2, y3, y4])?;
-    let (month, day) = (number(&[m1, m2])?, number(&[d1, d2])?);
+    // All digits at once: a byte below '0' wraps to one above 9.
+    let digits = [y1, y2, y3, y4, m1, m2, d1, d2].map(|byte| byte.wrapping_sub(b'0'));
+    if digits.iter().fold(false, |is_bad, digit| is_bad | (*digit > 9)) {
+        return None;
+    }
+    let [y1, y2, y3, y4, m1, m2, d1, d2] = digits.map(i32::from);
+    let year = (y1 * 10 + y2) * 100 + y3 * 10 + y4;
+    let (month, day) = (m1 * 10 + m2, d1 * 10 + d2);
     if day == 0 || day > days_of_month(year, month)? {
         return None;
     }
-    i32::try_from(days_from_civil(year, month, day)).ok()
+    Some(days_from_civil(year, month, day))
 }
 
 /// Microseconds since midnight of `HH:MM[:SS[.f]]`, with one to six digits `f`.
@@ -88,7 +95,7 @@ fn number(digits: &[u8]) -> Option<i64> {
     })
 }
 
-fn days_of_month(year: i64, month: i64) -> Option<i64> {
+fn days_of_month(year: i32, month: i32) -> Option<i32> {
     let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     match month {
         1 | 3 | 5 | 7 | 8 | 10 | 12 => Some(31),
@@ -98,16 +105,17 @@ fn days_of_month(year: i64, month: i64) -> Option<i64> {
     }
 }
 
-/// Days since 1970-01-01 of a date that exists: `days_from_civil` of Howard Hinnant, "chrono-Compatible Low-Level Date
-/// Algorithms" (howardhinnant.github.io/date_algorithms.html). Years begin in March, so that the leap day is their last.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let month_from_march = (month + 9) % 12;
+/// Days since 1970-01-01 of a date that exists, of a year from 0 on: after Howard Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms" (howardhinnant.github.io/date_algorithms.html). Years begin in March, so that the leap day is their last; they are counted
+/// from 400 years before year 0, so that no division is of a negative number.
+fn days_from_civil(year: i32, month: i32, day: i32) -> i32 {
+    let (year, month_from_march) = if month <= 2 {
+        (year + 399, month + 9)
+    } else {
+        (year + 400, month - 3)
+    };
     let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
+    year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468 - 146_097
 }
 
 #[cfg(test)]

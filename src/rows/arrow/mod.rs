@@ -52,6 +52,7 @@ use column::{ArrowType, TypedColumn};
 use gather::GatheredColumn;
 use message::MessageWriter;
 
+use super::writer::{CellSink, RowSource};
 use super::{ColumnType, Schema};
 
 /// No batch takes more bytes than this and the row that passes it, so that 32-bit offsets reach: with [`ROW_BYTES_MAX`] below
@@ -135,13 +136,38 @@ impl ArrowEncoder {
     }
 
     /// Writes a cell. A cell too many goes nowhere; the row is refused for it at its end.
-    #[inline]
     pub(super) fn write(&mut self, column_idx: usize, cell: Cell<'_>) -> Result<(), CellError> {
         self.bits += match &mut self.columns {
             Columns::Typed(columns) => columns.get_mut(column_idx).map_or(Ok(0), |column| column.push(cell)),
             Columns::Gathered(columns) => columns.get_mut(column_idx).map_or(Ok(0), |column| column.push(cell)),
         }?;
         Ok(())
+    }
+
+    /// Writes all cells of a row that has one for each column, none of them larger than `cell_bytes_max`. False where the columns have
+    /// no types yet: then the cells are to be [written](Self::write) one by one.
+    ///
+    /// The column is known where a cell is looked at, so that a cell of the declared type costs its bytes and one comparison.
+    #[inline]
+    pub(super) fn write_row<R: RowSource>(&mut self, row: &R, cell_bytes_max: usize) -> Result<bool, RefusedCell> {
+        let Columns::Typed(columns) = &mut self.columns else {
+            return Ok(false);
+        };
+        let mut bits = self.bits;
+        for (column_idx, column) in columns.iter_mut().enumerate() {
+            let mut cell = TypedCell {
+                column,
+                cell_bytes_max,
+                pushed: Ok(0),
+            };
+            row.write_cell(column_idx, &mut cell);
+            match cell.pushed {
+                Ok(more) => bits += more,
+                Err(refusal) => return Err(RefusedCell { column_idx, refusal }),
+            }
+        }
+        self.bits = bits;
+        Ok(true)
     }
 
     /// Bytes that the cells take: validity, offsets and values; while they are gathered, what that takes.
@@ -194,6 +220,76 @@ impl ArrowEncoder {
         let declared = self.schema.columns().iter().map(ArrowType::declared);
         let types = declared.map(|declared| declared.unwrap_or(ArrowType::Utf8));
         self.messages.schema(&fields(&self.schema, types), out);
+    }
+}
+
+/// A cell that is refused, and its row with it.
+#[derive(Debug)]
+pub(super) struct RefusedCell {
+    pub(super) column_idx: usize,
+    pub(super) refusal: CellRefusal,
+}
+
+/// Why a cell is refused.
+#[derive(Debug)]
+pub(super) enum CellRefusal {
+    Misfit(CellError),
+    TooLarge,
+}
+
+/// A column that takes one cell.
+struct TypedCell<'a> {
+    column: &'a mut TypedColumn,
+    cell_bytes_max: usize,
+    /// How many bits the cell took.
+    pushed: Result<u64, CellRefusal>,
+}
+
+impl TypedCell<'_> {
+    #[inline(always)]
+    fn push(&mut self, cell: Cell<'_>) {
+        self.pushed = self.column.push(cell).map_err(CellRefusal::Misfit);
+    }
+
+    #[inline(always)]
+    fn push_bytes(&mut self, cell: Cell<'_>, len: usize) {
+        if len > self.cell_bytes_max {
+            self.pushed = Err(CellRefusal::TooLarge);
+        } else {
+            self.push(cell);
+        }
+    }
+}
+
+impl CellSink for TypedCell<'_> {
+    #[inline(always)]
+    fn null(&mut self) {
+        self.push(Cell::Null);
+    }
+
+    #[inline(always)]
+    fn boolean(&mut self, value: bool) {
+        self.push(Cell::Boolean(value));
+    }
+
+    #[inline(always)]
+    fn integer(&mut self, value: i64) {
+        self.push(Cell::Integer(value));
+    }
+
+    #[inline(always)]
+    fn real(&mut self, value: f64) {
+        self.push(Cell::Real(value));
+    }
+
+    #[inline(always)]
+    fn text(&mut self, text: &[u8]) {
+        self.push_bytes(Cell::Text(text), text.len());
+    }
+
+    #[inline(always)]
+    fn blob(&mut self, bytes: &[u8]) {
+        self.push_bytes(Cell::Blob(bytes), bytes.len());
     }
 }
 
