@@ -78,24 +78,43 @@ fn equals(database: &str) {
     );
 }
 
-/// Weights 1 : 2 : 4 on one connection.
+/// Weights 1 : 2 : 4 on one connection: of 126 streams, which all want to be served at once, and of three, which have a worker each.
 fn weights(database: &str) {
     let server = Server::start(database, &[]);
-    let streams = [1_u16, 2, 4].map(|n| (n.to_string(), 3, 16 * n));
-    for (pace, what) in [(Some(pace(&server)), PACED), (None, "takes all it can get")] {
-        let shared = share(&server, &streams, 400 << 20, pace);
+    let pace = pace(&server);
+    let (many, few) = (
+        " (target: 0.9 to 1.1)",
+        " (no target: each has a core for as long as there are any)",
+    );
+    for (n_each, pace, what, target) in [
+        (42, None, "takes all it can get", many),
+        (42, Some(pace), PACED, many),
+        (1, Some(pace), PACED, many),
+        (1, None, "takes all it can get", few),
+    ] {
+        let streams: Vec<_> = (0..n_each)
+            .flat_map(|n| [1_u16, 2, 4].map(|weight| (format!("{weight} {n}"), 3, 16 * weight)))
+            .collect();
+        let shared = share(&server, &streams, 800 << 20, pace);
         let sum: u64 = shared.bytes.values().sum();
-        let of = |n: u64| shared.bytes[&n.to_string()] as f64 / (sum as f64 * n as f64 / 7.0);
+        // Of each stream its bytes, of what they would be by weight.
+        let of = |(name, _, weight): &(String, u8, u16)| {
+            let part = f64::from(*weight) / (16.0 * 7.0 * f64::from(n_each));
+            shared.bytes[name] as f64 / (sum as f64 * part)
+        };
+        let (mut least, mut most) = (f64::MAX, 0.0_f64);
+        let classes = [16, 32, 64].map(|weight| {
+            let of_class: Vec<f64> = streams.iter().filter(|stream| stream.2 == weight).map(of).collect();
+            least = of_class.iter().copied().fold(least, f64::min);
+            most = of_class.iter().copied().fold(most, f64::max);
+            of_class.iter().sum::<f64>() / of_class.len() as f64
+        });
         println!(
-            "a client that {what}: weights 1, 2, 4 get {:.3}, {:.3}, {:.3} of their proportions{}",
-            of(1),
-            of(2),
-            of(4),
-            if pace.is_some() {
-                " (target: 0.9 to 1.1)"
-            } else {
-                " (no target: each stream has a core for as long as there are any)"
-            }
+            "{} streams, a client that {what}: weights 1, 2, 4 get {:.3}, {:.3}, {:.3} of their proportions, each stream {least:.3} to {most:.3}{target}",
+            streams.len(),
+            classes[0],
+            classes[1],
+            classes[2]
         );
     }
 }
