@@ -4,6 +4,7 @@
 
 #[cfg(feature = "arrow")]
 mod arrow;
+mod cell;
 mod error;
 mod json;
 mod number;
@@ -13,10 +14,11 @@ mod writer;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use cell::{CellSink, RowSource};
 pub use error::RowError;
 pub use schema::{Column, ColumnType, Schema};
 pub use writer::RowWriter;
-pub(crate) use writer::{BatchLimits, CellSink, FilledBatch, FlushSink, RowShape, RowSource};
+pub(crate) use writer::{BatchLimits, FilledBatch, FlushSink, RowShape};
 
 /// A value on its way into an engine: one parameter of a query, one cell of a scripted row.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 #[cfg(feature = "arrow")]
 use super::arrow::{self, ArrowEncoder, Cell, CellError, CellRefusal, RefusedCell};
+use super::cell::RowSource;
 use super::json::{JsonEncoder, blob_len};
 use super::{Int64Encoding, RowError, RowFormat, Schema};
 
@@ -68,22 +69,6 @@ pub(crate) trait FlushSink: Send {
     /// is no room for a batch, leaves the writer as it is. Where taking fails, the writer stays full, and taking from it fails
     /// again when the engine has returned. Must not block.
     fn flush(&mut self, writer: &mut RowWriter, now: Instant);
-}
-
-/// A row that is there already, of which each cell can be written for itself.
-pub(crate) trait RowSource {
-    /// Writes the cell of this column: exactly one, into whatever takes it.
-    fn write_cell(&self, column_idx: usize, out: &mut impl CellSink);
-}
-
-/// What takes a cell.
-pub(crate) trait CellSink {
-    fn null(&mut self);
-    fn boolean(&mut self, value: bool);
-    fn integer(&mut self, value: i64);
-    fn real(&mut self, value: f64);
-    fn text(&mut self, text: &[u8]);
-    fn blob(&mut self, bytes: &[u8]);
 }
 
 impl RowShape {
@@ -425,38 +410,6 @@ impl RowWriter {
                 bytes_max: self.limits.row_bytes_max,
             },
         }
-    }
-}
-
-impl CellSink for RowWriter {
-    #[inline]
-    fn null(&mut self) {
-        Self::null(self);
-    }
-
-    #[inline]
-    fn boolean(&mut self, value: bool) {
-        Self::boolean(self, value);
-    }
-
-    #[inline]
-    fn integer(&mut self, value: i64) {
-        Self::integer(self, value);
-    }
-
-    #[inline]
-    fn real(&mut self, value: f64) {
-        Self::real(self, value);
-    }
-
-    #[inline]
-    fn text(&mut self, text: &[u8]) {
-        Self::text(self, text);
-    }
-
-    #[inline]
-    fn blob(&mut self, bytes: &[u8]) {
-        Self::blob(self, bytes);
     }
 }
 

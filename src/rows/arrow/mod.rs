@@ -52,7 +52,7 @@ use column::{ArrowType, TypedColumn};
 use gather::GatheredColumn;
 use message::MessageWriter;
 
-use super::writer::{CellSink, RowSource};
+use super::cell::{CellSink, RowSource};
 use super::{ColumnType, Schema};
 
 /// No batch takes more bytes than this and the row that passes it, so that 32-bit offsets reach: with [`ROW_BYTES_MAX`] below
