@@ -19,6 +19,9 @@ const SUBPROTOCOL_NAME: &str = "rowstream.v1";
 /// Most header lines.
 const HEADERS_MAX: usize = 64;
 
+/// How a connection begins on which the peer speaks TLS (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// What to do with a connection after its request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -52,6 +55,7 @@ impl Refusal {
     }
 }
 
+const TLS: Refusal = Refusal::bad_request("this port does not speak TLS: ask for http:// here, or ws://");
 const NOT_HTTP: Refusal = Refusal::bad_request("this is not an HTTP/1.1 request");
 const HOST: Refusal = Refusal::bad_request("a request of HTTP/1.1 has one Host header");
 const KEY: Refusal = Refusal::bad_request("Sec-WebSocket-Key has 16 bytes in base64, once");
@@ -102,6 +106,10 @@ fn read_head(read: &mut dyn ReadHalf, deadline: Instant, bytes: &mut Vec<u8>) ->
         let head_len = end.map_or(bytes.len(), |end| from + end + 4);
         if head_len > HEAD_BYTES_MAX {
             return Err(HEAD_TOO_LARGE);
+        }
+        // A TLS handshake has no end that could be waited for.
+        if bytes.first() == Some(&TLS_HANDSHAKE) {
+            return Err(TLS);
         }
         if end.is_some() {
             return Ok(Some(head_len));
@@ -193,7 +201,10 @@ fn route(request: &httparse::Request<'_, '_>, coding: Coding) -> Result<Routed, 
 
 /// The path of a request's target, which may be a whole URL (RFC 9112 section 3.2.2).
 fn path_of(target: &str) -> &str {
-    let path = match target.strip_prefix("http://") {
+    let path = match target
+        .strip_prefix("http://")
+        .or_else(|| target.strip_prefix("https://"))
+    {
         Some(after_scheme) => after_scheme.find('/').map_or("/", |at| &after_scheme[at..]),
         None => target,
     };
