@@ -59,8 +59,8 @@ const REDIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection to a server.
 ///
-/// All methods take `&self`: put it in an [`Arc`] or a scope to use it from several threads. Queries on one client share its
-/// socket, and each has a window of its own: one whose rows nobody takes stands still and holds up nobody.
+/// All methods take `&self`: put it in an [`Arc`](std::sync::Arc) or a scope to use it from several threads. Queries on one client
+/// share its socket, and each has a window of its own: one whose rows nobody takes stands still and holds up nobody.
 ///
 /// When the connection is lost, [resumable](QueryBuilder::resumable) queries go on over a new one without losing or repeating a
 /// row; all others end with [`ClientError::Lost`]. Without a resumable query the client is over then.

@@ -93,7 +93,7 @@ pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant, coding:
         Err(refusal) => return Some(Answer::Respond(refuse(refusal, false))),
     };
     let leftover = bytes.split_off(head_len);
-    Some(answer(&bytes, leftover, coding))
+    Some(answer(&bytes, leftover, coding, read.scheme()))
 }
 
 /// Reads until the head is complete; returns its length.
@@ -134,7 +134,7 @@ fn read_head(read: &mut dyn ReadHalf, deadline: Instant, bytes: &mut Vec<u8>) ->
 }
 
 /// The answer to a complete head. Pure.
-fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding) -> Answer {
+fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding, scheme: &str) -> Answer {
     let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut storage);
     let routed = match request.parse(head) {
@@ -149,9 +149,13 @@ fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding) -> Answer {
             leftover,
             is_versioned,
         },
-        Ok(Routed::Page { host }) => {
-            Answer::Respond(respond("200 OK", "text/html", PAGE_HEADERS, &page(&host), head_only))
-        }
+        Ok(Routed::Page { host }) => Answer::Respond(respond(
+            "200 OK",
+            "text/html",
+            PAGE_HEADERS,
+            &page(scheme, &host),
+            head_only,
+        )),
         Ok(Routed::Health) => Answer::Respond(respond("200 OK", "text/plain", "", "ok\n", head_only)),
         Err(refusal) => Answer::Respond(refuse(refusal, head_only)),
     }
@@ -269,7 +273,7 @@ const PAGE_HEADERS: &str = "Content-Security-Policy: default-src 'none'; style-s
 form-action 'none'; frame-ancestors 'none'\r\nReferrer-Policy: no-referrer\r\n";
 
 /// The page at `/`: what this is, and how to talk to it.
-fn page(host: &str) -> String {
+fn page(scheme: &str, host: &str) -> String {
     let host = escaped(host);
     format!(
         r#"<!doctype html>
@@ -280,14 +284,14 @@ fn page(host: &str) -> String {
 pre {{ background: #8882; padding: 1rem; overflow-x: auto }}</style>
 <h1>rowstream</h1>
 <p>This server streams the results of SQL queries over WebSocket, in batches as they are produced.</p>
-<p>Connect to <code>ws://{host}/ws</code> and send</p>
+<p>Connect to <code>{scheme}://{host}/ws</code> and send</p>
 <pre>{{"type": "stream_query", "query": "SELECT 1 AS one", "batch_size": 100}}</pre>
 <p>In a browser:</p>
-<pre>const socket = new WebSocket("ws://{host}/ws");
+<pre>const socket = new WebSocket("{scheme}://{host}/ws");
 socket.onopen = () =&gt; socket.send(JSON.stringify(
   {{type: "stream_query", query: "SELECT 1 AS one", batch_size: 100}}));
 socket.onmessage = event =&gt; console.log(JSON.parse(event.data));</pre>
-<p>From a shell: <code>rowstream query ws://{host}/ws "SELECT 1 AS one"</code></p>
+<p>From a shell: <code>rowstream query {scheme}://{host}/ws "SELECT 1 AS one"</code></p>
 </html>
 "#
     )
@@ -578,7 +582,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
     #[test]
     fn the_page_escapes_the_host() {
         let host = "<script>\u{7}\"'&\u{2028}";
-        let text = page(host);
+        let text = page("ws", host);
         assert!(!text.contains("<script>") && !text.contains('\u{7}'), "{text}");
         let response = response_to("GET / HTTP/1.1\r\nHost: <script>alert(1)</script>\r\n\r\n");
         assert!(!response.contains("<script"), "{response}");

@@ -38,7 +38,7 @@ pub struct MemoryBound {
 }
 
 /// TLS of one connection: its state and two read buffers, 64 KiB of a handshake's messages or a record as it comes in, 64 KiB of
-/// records going out and the same once more on their way to the socket. An idle one has about a tenth of it.
+/// records going out and the same once more on their way to the socket. An idle one has the state and the read buffers only.
 const TLS_BYTES: usize = 240 * 1024;
 
 impl MemoryBound {

@@ -65,6 +65,11 @@ pub trait ReadHalf: io::Read + Send {
     /// From now on another thread writes. Where a read leaves something to be written, as TLS does, it rings for that thread to
     /// [flush](io::Write::flush) the other half; until then it writes that itself. What never has any need not ring.
     fn set_doorbell(&mut self, _bell: Doorbell) {}
+
+    /// How URLs begin of what is reached this way.
+    fn scheme(&self) -> &'static str {
+        "ws"
+    }
 }
 
 /// Rings for the thread that writes. Neither blocks nor fails; rung without a lock held.

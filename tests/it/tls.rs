@@ -217,9 +217,14 @@ fn a_certificate_is_replaced_under_running_connections() {
 }
 
 /// A WebSocket over TLS of other people's making.
-type Foreign = tungstenite::WebSocket<StreamOwned<ClientConnection, TcpStream>>;
+type Foreign = tungstenite::WebSocket<ForeignStream>;
+type ForeignStream = StreamOwned<ClientConnection, TcpStream>;
 
 fn foreign(server: &ServerHandle, ca: &str, version: &'static rustls::SupportedProtocolVersion) -> Foreign {
+    tungstenite::client(url(server), stream(server, ca, version)).unwrap().0
+}
+
+fn stream(server: &ServerHandle, ca: &str, version: &'static rustls::SupportedProtocolVersion) -> ForeignStream {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap())
@@ -233,8 +238,24 @@ fn foreign(server: &ServerHandle, ca: &str, version: &'static rustls::SupportedP
     let name = ServerName::try_from("localhost").unwrap();
     let socket = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    let stream = StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket);
-    tungstenite::client(url(server), stream).unwrap().0
+    StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket)
+}
+
+#[test]
+fn the_page_says_how_to_come_back() {
+    let (server, ca) = serve_tls(MemoryEngine::builder().build());
+    let mut stream = stream(&server, &ca, &rustls::version::TLS13);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: db.example:8443\r\n\r\n")
+        .unwrap();
+    let mut page = String::new();
+    // Ends with TLS's own word for it, or this fails.
+    stream.read_to_string(&mut page).unwrap();
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+    assert!(
+        page.contains("wss://db.example:8443/ws") && !page.contains(" ws://"),
+        "{page}"
+    );
 }
 
 fn next(socket: &mut Foreign) -> serde_json::Value {

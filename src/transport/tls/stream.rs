@@ -254,6 +254,10 @@ impl ReadHalf for TlsRead {
     fn set_doorbell(&mut self, bell: Doorbell) {
         self.bell = Some(bell);
     }
+
+    fn scheme(&self) -> &'static str {
+        "wss"
+    }
 }
 
 impl TlsRead {
