@@ -28,7 +28,7 @@
 //! attached to the new connection, sends again what was not processed, and goes on.
 //!
 //! # Threads
-//! All are named `rowstream-…`, owned and joined: one listener, a reader and a writer per connection, a fixed number of workers,
+//! All are named `rowstream-…`, owned and joined: a listener per address, a reader and a writer per connection, a fixed number of workers,
 //! one closer, one timekeeper.
 //!
 //! # The house
@@ -38,7 +38,7 @@
 //! | `id`, `error` | names of streams; the table of error codes | `error`: `id` |
 //! | `clock`, `thread`, `sync` | the only look at the time; the only start of a thread; the locks that tests can schedule | – |
 //! | [`protocol`] | messages, bytes in and bytes out | `rows error id` |
-//! | [`transport`] | sockets, memory pairs, WebSocket frames | `error thread` |
+//! | [`transport`] | sockets, memory pairs, TLS, WebSocket frames | `clock error thread` |
 //! | [`engine`] | the traits, the scripted engine, SQLite | `rows error clock sync` |
 //! | `stream` | life cycle, window, delivery, progress arithmetic, the registry of streams | `rows error id sync` |
 //! | `scheduler` | run queue, fairness, workers, what may be held, timekeeper | `rows clock engine error id protocol stream sync thread` |

@@ -5,6 +5,7 @@
 mod demo;
 mod format;
 mod query;
+mod reach;
 mod serve;
 mod streams;
 mod text;
@@ -79,7 +80,7 @@ fn tell(error: &ClientError) -> Exit {
     match error {
         ClientError::Query(_) | ClientError::Cancelled(_) => Exit::Failed,
         ClientError::Address(_) | ClientError::Usage(_) => Exit::Usage,
-        ClientError::Connect { .. } | ClientError::Handshake { .. } => Exit::Unreachable,
+        ClientError::Connect { .. } | ClientError::Tls { .. } | ClientError::Handshake { .. } => Exit::Unreachable,
         ClientError::Lost { .. } | ClientError::Closed { .. } | ClientError::Protocol(_) => Exit::Lost,
     }
 }

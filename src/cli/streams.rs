@@ -11,9 +11,9 @@ use terminal_size::terminal_size;
 
 use super::format::TABLE_STYLE;
 use super::text::printable;
-use super::{Exit, complain, tell};
+use super::{Exit, complain, reach, tell};
 use crate::QueryStreamId;
-use crate::client::{Client, ListMessage, StatusMessage, StreamState};
+use crate::client::{ListMessage, StatusMessage, StreamState};
 
 /// Characters of a query that the table shows.
 const QUERY_CHARS_MAX: usize = 60;
@@ -21,9 +21,8 @@ const QUERY_CHARS_MAX: usize = 60;
 /// What `ps` is told.
 #[derive(Debug, Args)]
 pub(super) struct PsArguments {
-    /// The server: ws://HOST:PORT/ws, or HOST:PORT.
-    #[arg(value_name = "URL")]
-    url: String,
+    #[command(flatten)]
+    server: reach::Server,
 
     /// One JSON object a line instead of a table.
     #[arg(long)]
@@ -33,9 +32,8 @@ pub(super) struct PsArguments {
 /// What `cancel` is told.
 #[derive(Debug, Args)]
 pub(super) struct CancelArguments {
-    /// The server: ws://HOST:PORT/ws, or HOST:PORT.
-    #[arg(value_name = "URL")]
-    url: String,
+    #[command(flatten)]
+    server: reach::Server,
 
     /// The stream, as `rowstream ps` shows it.
     #[arg(value_name = "STREAM_ID")]
@@ -44,7 +42,11 @@ pub(super) struct CancelArguments {
 
 /// Lists the streams. Blocks until the server has answered.
 pub(super) fn ps(arguments: &PsArguments) -> Exit {
-    let listed = Client::connect(&arguments.url).and_then(|client| client.list());
+    let builder = match arguments.server.client() {
+        Ok(builder) => builder,
+        Err(exit) => return exit,
+    };
+    let listed = builder.connect(&arguments.server.url).and_then(|client| client.list());
     let list = match listed {
         Ok(list) => list,
         Err(error) => return tell(&error),
@@ -70,7 +72,14 @@ pub(super) fn cancel(arguments: &CancelArguments) -> Exit {
         complain(&format_args!("{:?} is no stream's id", arguments.stream));
         return Exit::Usage;
     };
-    match Client::connect(&arguments.url).and_then(|client| client.cancel(id)) {
+    let builder = match arguments.server.client() {
+        Ok(builder) => builder,
+        Err(exit) => return exit,
+    };
+    match builder
+        .connect(&arguments.server.url)
+        .and_then(|client| client.cancel(id))
+    {
         Ok(true) => Exit::Ok,
         Ok(false) => {
             complain(&format_args!("no live stream has the id {id}"));

@@ -1,24 +1,39 @@
-//! Where a server is: `ws://host:port/path`, or `host:port` for short.
+//! Where a server is: `ws://host:port/path`, `wss://` with TLS, `host:port` for short, or `unix:` and the path of a socket.
 //!
 //! Must not know sockets.
+
+use std::fmt;
+use std::path::PathBuf;
 
 use super::ClientError;
 
 /// Path of the WebSocket endpoint, where the address names none.
 const PATH_DEFAULT: &str = "/ws";
 
-/// Port where the address has none: a server's default behind the short form, HTTP's behind `ws://`.
+/// Port where the address has none: a server's default behind the short form, HTTP's behind `ws://` and `wss://`.
 const PORT_SHORT: u16 = 8080;
 const PORT_WS: u16 = 80;
+const PORT_WSS: u16 = 443;
 
 /// An address taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address {
-    /// Without the brackets of an IPv6 address.
-    pub(super) host: String,
-    pub(super) port: u16,
-    /// With the query, if there is one.
+    pub(super) place: Place,
+    /// Whether TLS is asked for.
+    pub(super) is_secure: bool,
+    /// Of the endpoint; with the query, if there is one.
     pub(super) path: String,
+}
+
+/// What there is to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Tcp {
+        /// Without the brackets of an IPv6 address.
+        host: String,
+        port: u16,
+    },
+    Unix(PathBuf),
 }
 
 impl Address {
@@ -26,13 +41,21 @@ impl Address {
     /// [`ClientError::Address`].
     pub(super) fn parse(text: &str) -> Result<Self, ClientError> {
         let refused = |why: &str| ClientError::Address(format!("{text:?} is no address of a server: {why}"));
-        let (rest, port_default) = match text.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => (rest, PORT_WS),
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("wss") => {
-                return Err(refused("wss:// (TLS) is not supported in this build, only ws://"));
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() {
+                return Err(refused("the path of the socket is missing"));
             }
-            Some(_) => return Err(refused("it starts with ws://, or with the host")),
-            None => (text, PORT_SHORT),
+            return Ok(Self {
+                place: Place::Unix(path.into()),
+                is_secure: false,
+                path: PATH_DEFAULT.to_owned(),
+            });
+        }
+        let (rest, port_default, is_secure) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => (rest, PORT_WS, false),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("wss") => (rest, PORT_WSS, true),
+            Some(_) => return Err(refused("it starts with ws://, wss:// or unix:, or with the host")),
+            None => (text, PORT_SHORT, false),
         };
         if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(refused("it has a character that must be escaped"));
@@ -63,18 +86,31 @@ impl Address {
             path => path.to_owned(),
         };
         Ok(Self {
-            host: host.to_owned(),
-            port,
+            place: Place::Tcp {
+                host: host.to_owned(),
+                port,
+            },
+            is_secure,
             path,
         })
     }
 
-    /// Host and port as an HTTP `Host` header and as people write them.
+    /// Host and port as an HTTP `Host` header has them.
     pub(super) fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
+        match &self.place {
+            Place::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+            Place::Tcp { host, port } => format!("{host}:{port}"),
+            Place::Unix(_) => "localhost".to_owned(),
+        }
+    }
+}
+
+/// As people write it.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Tcp { .. } => f.write_str(&self.authority()),
+            Place::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -89,6 +125,8 @@ mod tests {
     fn check(text: &str, authority: &str, path: &str) {
         let address = Address::parse(text).unwrap();
         assert_eq!((address.authority().as_str(), address.path.as_str()), (authority, path));
+        let scheme = text.split("://").next().unwrap_or_default();
+        assert_eq!(address.is_secure, scheme.eq_ignore_ascii_case("wss"));
     }
 
     #[track_caller]
@@ -110,11 +148,18 @@ mod tests {
         check("127.0.0.1:9/x", "127.0.0.1:9", "/x");
         check("ws://[::1]:9", "[::1]:9", "/ws");
         check("[::1]", "[::1]:8080", "/ws");
+        check("wss://h", "h:443", "/ws");
+        check("WSS://[::1]:9/x", "[::1]:9", "/x");
+        check("unix:/run/a b.sock", "localhost", "/ws");
+        assert_eq!(
+            Address::parse("unix:/run/a b.sock").unwrap().to_string(),
+            "unix:/run/a b.sock"
+        );
     }
 
     #[test]
     fn other_addresses_are_refused_with_the_reason() {
-        check_refused("wss://h", "not supported in this build");
+        check_refused("unix:", "path of the socket");
         check_refused("http://h", "ws://");
         check_refused("", "host is missing");
         check_refused("ws:///ws", "host is missing");

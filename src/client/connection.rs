@@ -40,7 +40,9 @@ pub(super) type Dial = Box<dyn FnMut() -> io::Result<Box<dyn Transport>> + Send>
 /// What a connection is made with.
 #[derive(Debug, Clone)]
 pub(super) struct LinkConfig {
-    /// For the HTTP `Host` header, and for errors.
+    /// For errors.
+    pub(super) address: String,
+    /// For the HTTP `Host` header.
     pub(super) authority: String,
     pub(super) path: String,
     /// The time from the first byte to the end of the handshake.
@@ -69,10 +71,7 @@ impl Connection {
     /// Blocks for at most `handshake_timeout`.
     pub(super) fn open(halves: Halves, dial: Option<Dial>, config: &LinkConfig) -> Result<Self, ClientError> {
         let control = Arc::clone(&halves.control);
-        let failed = |source: io::Error| ClientError::Connect {
-            address: config.authority.clone(),
-            source: Arc::new(source),
-        };
+        let failed = |source: io::Error| ClientError::connect(config.address.clone(), source);
         // The handshake runs on the reader's thread, so that the deadline is one for the whole of it, and shutting the
         // transport down is what ends it.
         let (open_tx, open_rx) = bounded(1);
@@ -220,6 +219,12 @@ impl Reader {
         read.set_read_timeout(patience).map_err(HandshakeError::Io)?;
         let shaken = client_handshake(read.as_mut(), write.as_mut(), authority, path, *coding)?;
         read.set_read_timeout(None).map_err(HandshakeError::Io)?;
+        let link = Arc::downgrade(&self.link);
+        read.set_doorbell(Arc::new(move || {
+            if let Some(link) = link.upgrade() {
+                link.flush();
+            }
+        }));
         Ok(Open {
             read,
             shaken,

@@ -25,6 +25,15 @@ pub enum ClientError {
         /// What the system says.
         source: Arc<io::Error>,
     },
+    /// Somebody listens, but TLS with them did not come about: they did not prove who they are, or do not speak it. Nothing has been
+    /// asked.
+    #[cfg(feature = "tls")]
+    Tls {
+        /// Where to.
+        address: String,
+        /// Why.
+        source: crate::transport::TlsError,
+    },
     /// Somebody listens, but does not speak WebSocket there. Check port and path.
     Handshake {
         /// The HTTP status, where the answer was HTTP.
@@ -58,11 +67,26 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// No connection came about.
+    pub(super) fn connect(address: String, source: io::Error) -> Self {
+        #[cfg(feature = "tls")]
+        if let Some(error) = crate::transport::TlsError::of(&source) {
+            let source = error.clone();
+            return Self::Tls { address, source };
+        }
+        Self::Connect {
+            address,
+            source: Arc::new(source),
+        }
+    }
+
     /// Whether the connection is over, and a new [`Client`](super::Client) is needed.
     #[must_use]
     pub fn ends_connection(&self) -> bool {
         match self {
             Self::Query(_) | Self::Cancelled(_) | Self::Usage(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls { .. } => true,
             Self::Address(_)
             | Self::Connect { .. }
             | Self::Handshake { .. }
@@ -78,6 +102,8 @@ impl fmt::Display for ClientError {
         match self {
             Self::Address(text) | Self::Usage(text) => f.write_str(text),
             Self::Connect { address, source } => write!(f, "cannot connect to {address}: {source}"),
+            #[cfg(feature = "tls")]
+            Self::Tls { address, source } => write!(f, "cannot connect to {address}: {source}"),
             Self::Handshake { status, message } => {
                 f.write_str("no WebSocket there: ")?;
                 match status {
@@ -117,6 +143,8 @@ impl std::error::Error for ClientError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Connect { source, .. } | Self::Lost { source: Some(source) } => Some(source.as_ref()),
+            #[cfg(feature = "tls")]
+            Self::Tls { source, .. } => Some(source),
             Self::Address(_)
             | Self::Handshake { .. }
             | Self::Lost { source: None }

@@ -315,6 +315,15 @@ impl Link {
         }
     }
 
+    /// Has the transport write what it has to say of itself. Where somebody is writing, that goes out with it, or with what comes next.
+    pub(super) fn flush(&self) {
+        if let Some(mut outgoing) = self.outgoing.try_lock()
+            && let Some(frames) = &mut outgoing.frames
+        {
+            let _reader_will_find_out = frames.flush();
+        }
+    }
+
     /// Hands a message to whom it belongs. Blocks while that query's channel is full; see the module.
     pub(super) fn route(&self, message: ServerMessage, closing: &Receiver<Infallible>) -> Result<(), Fault> {
         let (request_id, is_end) = match &message {

@@ -7,6 +7,7 @@ mod address;
 mod arrow;
 mod batch;
 mod connection;
+mod dial;
 mod error;
 mod link;
 mod liveness;
@@ -17,12 +18,13 @@ mod stream;
 mod tests;
 
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::Arc;
+#[cfg(feature = "tls")]
+use std::path::Path;
 use std::time::Duration;
 
 use address::Address;
 use connection::{Connection, Dial, LinkConfig};
+use dial::{Security, dial};
 
 #[cfg(feature = "arrow")]
 pub use arrow::ArrowReader;
@@ -46,15 +48,19 @@ pub use crate::protocol::{
     StreamState, WelcomeMessage,
 };
 use crate::transport::Transport;
+#[cfg(feature = "tls")]
+use crate::transport::tls::Trust;
 use crate::transport::websocket::Coding;
+#[cfg(feature = "tls")]
+pub use crate::transport::{CertificateError, TlsError};
 
 /// How long one try for a next connection may take: others follow.
 const REDIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection to a server.
 ///
-/// All methods take `&self`: put it in an [`Arc`] or a scope to use it from several threads. Queries on one client share its
-/// socket, and each has a window of its own: one whose rows nobody takes stands still and holds up nobody.
+/// All methods take `&self`: put it in an [`Arc`](std::sync::Arc) or a scope to use it from several threads. Queries on one client
+/// share its socket, and each has a window of its own: one whose rows nobody takes stands still and holds up nobody.
 ///
 /// When the connection is lost, [resumable](QueryBuilder::resumable) queries go on over a new one without losing or repeating a
 /// row; all others end with [`ClientError::Lost`]. Without a resumable query the client is over then.
@@ -85,18 +91,19 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `ws://host:port/path`, or `host:port` for short; the path defaults to `/ws`.
+    /// Connects to `ws://host:port/path`, or `host:port` for short; to `wss://host:port/path` by TLS, where the server has to prove that
+    /// it is `host`; or to `unix:` followed by the path of a socket. The path behind the host defaults to `/ws`.
     ///
     /// Blocks for at most 10 seconds per address that the name stands for, the name's look-up aside.
     ///
     /// # Errors
-    /// [`ClientError::Address`], [`ClientError::Connect`] and [`ClientError::Handshake`].
+    /// [`ClientError::Address`], [`ClientError::Connect`], `ClientError::Tls` and [`ClientError::Handshake`].
     pub fn connect(url: &str) -> Result<Self, ClientError> {
         Self::builder().connect(url)
     }
 
     /// Connects over a transport that is already there: one end of [`memory_pair`](crate::transport::memory_pair), or a
-    /// socket of the program's own. `url` says which path to ask for.
+    /// socket of the program's own. `url` says which path to ask for; with `wss://` TLS is spoken over it, to the host named.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -113,6 +120,8 @@ impl Client {
             reconnect_for: Duration::from_secs(60),
             heartbeat_interval: Duration::from_secs(15),
             heartbeat_dead_after: Duration::from_secs(45),
+            #[cfg(feature = "tls")]
+            trust: Trust::new(),
         }
     }
 
@@ -230,6 +239,8 @@ pub struct ClientBuilder {
     reconnect_for: Duration,
     heartbeat_interval: Duration,
     heartbeat_dead_after: Duration,
+    #[cfg(feature = "tls")]
+    trust: Trust,
 }
 
 impl ClientBuilder {
@@ -269,20 +280,41 @@ impl ClientBuilder {
         self
     }
 
+    /// Trusts servers whose certificates are signed by those in this PEM file, or are themselves there, besides those that the
+    /// system trusts. Blocks on the file.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    #[cfg(feature = "tls")]
+    pub fn ca_file(mut self, path: impl AsRef<Path>) -> Result<Self, CertificateError> {
+        self.trust.add_file(path.as_ref())?;
+        Ok(self)
+    }
+
+    /// As [`ca_file`](Self::ca_file), from bytes. Never blocks.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    #[cfg(feature = "tls")]
+    pub fn ca_pem(mut self, pem: &[u8]) -> Result<Self, CertificateError> {
+        self.trust.add_pem(pem)?;
+        Ok(self)
+    }
+
     /// Connects as [`Client::connect`] does.
     ///
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect(self, url: &str) -> Result<Client, ClientError> {
         let address = Address::parse(url)?;
-        let socket = dial(&address, self.connect_timeout).map_err(|source| ClientError::Connect {
-            address: address.authority(),
-            source: Arc::new(source),
-        })?;
+        let security = self.security(&address)?;
+        let socket =
+            dial(&address, self.connect_timeout).map_err(|source| ClientError::connect(address.to_string(), source))?;
+        let transport = security.over(socket);
         let again = address.clone();
         let redial_timeout = self.connect_timeout.min(REDIAL_TIMEOUT);
-        let redial: Dial = Box::new(move || Ok(Box::new(dial(&again, redial_timeout)?) as Box<dyn Transport>));
-        self.open(Box::new(socket), Some(redial), address)
+        let redial: Dial = Box::new(move || dial(&again, redial_timeout).map(|socket| security.over(socket)));
+        self.open(transport, Some(redial), address)
     }
 
     /// Connects as [`Client::over`] does.
@@ -291,7 +323,8 @@ impl ClientBuilder {
     /// As [`Client::connect`].
     pub fn over(self, transport: impl Transport, url: &str) -> Result<Client, ClientError> {
         let address = Address::parse(url)?;
-        self.open(Box::new(transport), None, address)
+        let transport = self.security(&address)?.over(Box::new(transport));
+        self.open(transport, None, address)
     }
 
     /// Connects over transports that `dial` makes, this time and each time a connection is lost while resumable queries run.
@@ -304,22 +337,27 @@ impl ClientBuilder {
         mut dial: impl FnMut() -> io::Result<T> + Send + 'static,
     ) -> Result<Client, ClientError> {
         let address = Address::parse(url)?;
-        let transport = dial().map_err(|source| ClientError::Connect {
-            address: address.authority(),
-            source: Arc::new(source),
-        })?;
-        let redial: Dial = Box::new(move || Ok(Box::new(dial()?) as Box<dyn Transport>));
-        self.open(Box::new(transport), Some(redial), address)
+        let security = self.security(&address)?;
+        let transport = dial().map_err(|source| ClientError::connect(address.to_string(), source))?;
+        let transport = security.over(Box::new(transport));
+        let redial: Dial = Box::new(move || Ok(security.over(Box::new(dial()?))));
+        self.open(transport, Some(redial), address)
+    }
+
+    fn security(&self, address: &Address) -> Result<Security, ClientError> {
+        #[cfg(feature = "tls")]
+        return Security::new(address, &self.trust);
+        #[cfg(not(feature = "tls"))]
+        return Security::new(address);
     }
 
     fn open(self, transport: Box<dyn Transport>, dial: Option<Dial>, address: Address) -> Result<Client, ClientError> {
-        let authority = address.authority();
-        let halves = transport.split().map_err(|source| ClientError::Connect {
-            address: authority.clone(),
-            source: Arc::new(source),
-        })?;
+        let halves = transport
+            .split()
+            .map_err(|source| ClientError::connect(address.to_string(), source))?;
         let config = LinkConfig {
-            authority,
+            address: address.to_string(),
+            authority: address.authority(),
             path: address.path,
             handshake_timeout: self.connect_timeout,
             message_bytes_max: self.message_bytes_max,
@@ -335,16 +373,4 @@ impl ClientBuilder {
         let connection = Connection::open(halves, dial, &config)?;
         Ok(Client { connection })
     }
-}
-
-/// Tries every address that the name stands for; the last failure is the one told.
-fn dial(address: &Address, timeout: Duration) -> io::Result<TcpStream> {
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for socket_address in (address.host.as_str(), address.port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&socket_address, timeout) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
 }

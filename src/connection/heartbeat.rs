@@ -12,7 +12,7 @@ use super::ConnectionHandle;
 use crate::clock;
 use crate::scheduler::Alarm;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::transport::ReadHalf;
+use crate::transport::{ReadHalf, WriteHalf};
 
 /// A write that takes so long was held up by the peer, and its end is a sign that the peer takes what it is sent.
 const HELD_UP: Duration = Duration::from_millis(10);
@@ -147,7 +147,7 @@ impl ReadHalf for PulsingRead {
 
 /// A writing half that leaves a pulse behind.
 pub(super) struct PulsingWrite {
-    pub(super) write: Box<dyn Write + Send>,
+    pub(super) write: Box<dyn WriteHalf>,
     pub(super) pulse: Arc<Pulse>,
 }
 
@@ -178,6 +178,12 @@ impl Write for PulsingWrite {
 
     fn flush(&mut self) -> io::Result<()> {
         self.write.flush()
+    }
+}
+
+impl WriteHalf for PulsingWrite {
+    fn finish(&mut self) -> io::Result<()> {
+        self.write.finish()
     }
 }
 

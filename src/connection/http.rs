@@ -19,6 +19,9 @@ const SUBPROTOCOL_NAME: &str = "rowstream.v1";
 /// Most header lines.
 const HEADERS_MAX: usize = 64;
 
+/// How a connection begins on which the peer speaks TLS (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// What to do with a connection after its request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -52,6 +55,7 @@ impl Refusal {
     }
 }
 
+const TLS: Refusal = Refusal::bad_request("this port does not speak TLS: ask for http:// here, or ws://");
 const NOT_HTTP: Refusal = Refusal::bad_request("this is not an HTTP/1.1 request");
 const HOST: Refusal = Refusal::bad_request("a request of HTTP/1.1 has one Host header");
 const KEY: Refusal = Refusal::bad_request("Sec-WebSocket-Key has 16 bytes in base64, once");
@@ -89,7 +93,7 @@ pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant, coding:
         Err(refusal) => return Some(Answer::Respond(refuse(refusal, false))),
     };
     let leftover = bytes.split_off(head_len);
-    Some(answer(&bytes, leftover, coding))
+    Some(answer(&bytes, leftover, coding, read.scheme()))
 }
 
 /// Reads until the head is complete; returns its length.
@@ -102,6 +106,10 @@ fn read_head(read: &mut dyn ReadHalf, deadline: Instant, bytes: &mut Vec<u8>) ->
         let head_len = end.map_or(bytes.len(), |end| from + end + 4);
         if head_len > HEAD_BYTES_MAX {
             return Err(HEAD_TOO_LARGE);
+        }
+        // A TLS handshake has no end that could be waited for.
+        if bytes.first() == Some(&TLS_HANDSHAKE) {
+            return Err(TLS);
         }
         if end.is_some() {
             return Ok(Some(head_len));
@@ -126,7 +134,7 @@ fn read_head(read: &mut dyn ReadHalf, deadline: Instant, bytes: &mut Vec<u8>) ->
 }
 
 /// The answer to a complete head. Pure.
-fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding) -> Answer {
+fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding, scheme: &str) -> Answer {
     let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut storage);
     let routed = match request.parse(head) {
@@ -141,9 +149,13 @@ fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding) -> Answer {
             leftover,
             is_versioned,
         },
-        Ok(Routed::Page { host }) => {
-            Answer::Respond(respond("200 OK", "text/html", PAGE_HEADERS, &page(&host), head_only))
-        }
+        Ok(Routed::Page { host }) => Answer::Respond(respond(
+            "200 OK",
+            "text/html",
+            PAGE_HEADERS,
+            &page(scheme, &host),
+            head_only,
+        )),
         Ok(Routed::Health) => Answer::Respond(respond("200 OK", "text/plain", "", "ok\n", head_only)),
         Err(refusal) => Answer::Respond(refuse(refusal, head_only)),
     }
@@ -193,7 +205,10 @@ fn route(request: &httparse::Request<'_, '_>, coding: Coding) -> Result<Routed, 
 
 /// The path of a request's target, which may be a whole URL (RFC 9112 section 3.2.2).
 fn path_of(target: &str) -> &str {
-    let path = match target.strip_prefix("http://") {
+    let path = match target
+        .strip_prefix("http://")
+        .or_else(|| target.strip_prefix("https://"))
+    {
         Some(after_scheme) => after_scheme.find('/').map_or("/", |at| &after_scheme[at..]),
         None => target,
     };
@@ -258,7 +273,7 @@ const PAGE_HEADERS: &str = "Content-Security-Policy: default-src 'none'; style-s
 form-action 'none'; frame-ancestors 'none'\r\nReferrer-Policy: no-referrer\r\n";
 
 /// The page at `/`: what this is, and how to talk to it.
-fn page(host: &str) -> String {
+fn page(scheme: &str, host: &str) -> String {
     let host = escaped(host);
     format!(
         r#"<!doctype html>
@@ -269,14 +284,14 @@ fn page(host: &str) -> String {
 pre {{ background: #8882; padding: 1rem; overflow-x: auto }}</style>
 <h1>rowstream</h1>
 <p>This server streams the results of SQL queries over WebSocket, in batches as they are produced.</p>
-<p>Connect to <code>ws://{host}/ws</code> and send</p>
+<p>Connect to <code>{scheme}://{host}/ws</code> and send</p>
 <pre>{{"type": "stream_query", "query": "SELECT 1 AS one", "batch_size": 100}}</pre>
 <p>In a browser:</p>
-<pre>const socket = new WebSocket("ws://{host}/ws");
+<pre>const socket = new WebSocket("{scheme}://{host}/ws");
 socket.onopen = () =&gt; socket.send(JSON.stringify(
   {{type: "stream_query", query: "SELECT 1 AS one", batch_size: 100}}));
 socket.onmessage = event =&gt; console.log(JSON.parse(event.data));</pre>
-<p>From a shell: <code>rowstream query ws://{host}/ws "SELECT 1 AS one"</code></p>
+<p>From a shell: <code>rowstream query {scheme}://{host}/ws "SELECT 1 AS one"</code></p>
 </html>
 "#
     )
@@ -567,7 +582,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
     #[test]
     fn the_page_escapes_the_host() {
         let host = "<script>\u{7}\"'&\u{2028}";
-        let text = page(host);
+        let text = page("ws", host);
         assert!(!text.contains("<script>") && !text.contains('\u{7}'), "{text}");
         let response = response_to("GET / HTTP/1.1\r\nHost: <script>alert(1)</script>\r\n\r\n");
         assert!(!response.contains("<script"), "{response}");

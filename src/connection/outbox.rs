@@ -74,6 +74,7 @@ pub(super) enum Patience {
 pub(super) struct Taken {
     pub(super) pongs: VecDeque<Vec<u8>>,
     pub(super) ping_due: bool,
+    pub(super) flush_due: bool,
     pub(super) messages: VecDeque<Message>,
     pub(super) application: VecDeque<Message>,
     pub(super) new_lanes: Vec<(u64, Lane)>,
@@ -249,6 +250,13 @@ impl Outbox {
         self.ring(&mut state);
     }
 
+    /// The transport has something to write of its own.
+    pub(super) fn flush(&self) {
+        let mut state = self.state.lock();
+        state.waiting.flush_due = true;
+        self.ring(&mut state);
+    }
+
     fn message(&self, kind: MessageKind, bytes: Vec<u8>) -> Message {
         let held = self.account.hold(bytes.capacity());
         Message {
@@ -353,6 +361,7 @@ impl Outbox {
         std::mem::swap(&mut taken.messages, &mut waiting.messages);
         std::mem::swap(&mut taken.application, &mut waiting.application);
         taken.ping_due = std::mem::take(&mut waiting.ping_due);
+        taken.flush_due = std::mem::take(&mut waiting.flush_due);
         std::mem::swap(&mut taken.new_lanes, &mut waiting.new_lanes);
         std::mem::swap(&mut taken.ready, &mut waiting.ready);
         std::mem::swap(&mut taken.progress_due, &mut waiting.progress_due);

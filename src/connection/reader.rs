@@ -67,6 +67,8 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
                 let deflate = Deflate::new(Arc::clone(deflaters), window_bits);
                 handle.outbox.set_deflate(deflate);
             }
+            let outbox = Arc::clone(&handle.outbox);
+            read.set_doorbell(Arc::new(move || outbox.flush()));
             handle.upgraded();
             let pulse = Pulse::new();
             let read = Box::new(PulsingRead {
@@ -92,7 +94,7 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
             messages.serve(read, leftover, FrameWriter::new(write, Side::Server));
         }
         Some(Answer::Respond(response)) => {
-            let _dead_peer_needs_no_answer = write.write_all(&response);
+            let _dead_peer_needs_no_answer = write.write_all(&response).and_then(|()| write.finish());
             control.shutdown(Shutdown::Write);
             drain(read.as_mut(), clock::now() + CLOSE_GRACE);
         }

@@ -18,6 +18,7 @@ use crate::protocol::{CloseCode, StreamQuery};
 use crate::scheduler::{Account, Scheduler, Stream, StreamSink, Urgency};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::transport::WriteHalf;
 use crate::transport::websocket::{FrameWriter, MessageKind, Side};
 
 const ORDERS: usize = 1_000;
@@ -25,6 +26,8 @@ const ORDERS: usize = 1_000;
 /// What was written.
 #[derive(Clone, Default)]
 struct Wire(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl WriteHalf for Wire {}
 
 impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -153,6 +153,9 @@ impl Writer {
             if std::mem::take(&mut taken.ping_due) {
                 self.frames.write_ping(&[])?;
             }
+            if std::mem::take(&mut taken.flush_due) {
+                self.frames.flush()?;
+            }
             for message in taken.messages.drain(..).chain(taken.application.drain(..)) {
                 self.gather(Piece::Message(message));
             }

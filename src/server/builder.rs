@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,8 @@ use super::ServerHandle;
 use super::connections::Connections;
 use super::listener::Listener;
 use super::memory::MemoryBound;
+use super::socket::{Place, Socket};
+use super::tls::Tls;
 use crate::connection::{ConnectionContext, HeartbeatRules, MessageHandler, Purpose, SessionLimits, SoonList};
 use crate::engine::Engine;
 use crate::scheduler::{NamedEngine, Scheduler};
@@ -23,7 +25,8 @@ const WORKERS_MIN: usize = 4;
 #[must_use]
 pub struct ServerBuilder {
     engines: Vec<NamedEngine>,
-    addresses: Vec<Result<Vec<SocketAddr>, String>>,
+    places: Vec<Result<Place, String>>,
+    tls: Tls,
     n_workers: usize,
     streaming: StreamingConfig,
     connections_max: usize,
@@ -41,7 +44,7 @@ impl fmt::Debug for ServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerBuilder")
             .field("engines", &self.engines)
-            .field("addresses", &self.addresses)
+            .field("places", &self.places)
             .field("streaming", &self.streaming)
             .finish_non_exhaustive()
     }
@@ -94,7 +97,8 @@ impl ServerBuilder {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             engines: Vec::new(),
-            addresses: Vec::new(),
+            places: Vec::new(),
+            tls: Tls::default(),
             n_workers: cores.max(WORKERS_MIN),
             streaming: StreamingConfig::default(),
             connections_max: 1_024,
@@ -123,12 +127,32 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on this address; port 0 takes a free one. Without any, the server only
-    /// [serves streams](ServerHandle::serve_stream). May block for a name look-up.
+    /// Listens on this address, too; port 0 takes a free one. Without any, and without [`listen_unix`](Self::listen_unix), the server
+    /// only [serves streams](ServerHandle::serve_stream). May block for a name look-up.
     pub fn listen(mut self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
         let resolved = address.to_socket_addrs().map(Iterator::collect);
-        self.addresses
-            .push(resolved.map_err(|error| format!("{address:?}: {error}")));
+        self.places.push(
+            resolved
+                .map(Place::Tcp)
+                .map_err(|error| format!("{address:?}: {error}")),
+        );
+        self
+    }
+
+    /// Listens on a unix socket at this path, too; there is no [TLS](Self::tls) on it. The file belongs to the server's user alone
+    /// (mode 0600, whatever the umask): let others in by changing its mode or owner once the server has started. The file that a
+    /// dead server has left is replaced, and nothing else is; at the end the server takes its own away.
+    #[cfg(unix)]
+    pub fn listen_unix(mut self, path: impl AsRef<std::path::Path>) -> Self {
+        self.places.push(Ok(Place::Unix(path.as_ref().to_owned())));
+        self
+    }
+
+    /// Connections that come by TCP speak TLS: clients ask for `wss://`. Defaults to none. The certificate can be
+    /// [changed](ServerHandle::reload_certificates) while the server runs.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, config: crate::transport::TlsConfig) -> Self {
+        self.tls = Tls::new(config);
         self
     }
 
@@ -203,7 +227,8 @@ impl ServerBuilder {
         self.check()?;
         let Self {
             engines,
-            addresses,
+            places,
+            tls,
             n_workers,
             streaming,
             connections_max,
@@ -229,10 +254,7 @@ impl ServerBuilder {
             window_batches_max: streaming.window_batches_max,
             window_bytes_max: streaming.window_bytes_max,
         };
-        let socket = match addresses.into_iter().next() {
-            Some(address) => Some(listen(address)?),
-            None => None,
-        };
+        let sockets = places.into_iter().map(listen).collect::<Result<Vec<_>, _>>()?;
         let cursor_bytes = engines
             .iter()
             .map(|named| named.engine.cursor_bytes())
@@ -241,6 +263,9 @@ impl ServerBuilder {
         let mut memory = MemoryBound::new(&streaming, n_workers, cursor_bytes, message_bytes_max);
         if permessage_deflate {
             memory.add_deflate(&streaming, n_workers);
+        }
+        if tls.is_on() {
+            memory.add_tls();
         }
         let scheduler = Scheduler::start(engines, streaming, n_workers).map_err(StartError::Thread)?;
         let scheduler = Arc::new(scheduler);
@@ -255,11 +280,12 @@ impl ServerBuilder {
             handler,
         };
         let connections = Arc::new(Connections::new(context, connections_max));
-        let listener = match socket {
-            Some(socket) => Some(Listener::start(socket, Arc::clone(&connections)).map_err(StartError::Thread)?),
-            None => None,
-        };
-        Ok(ServerHandle::new(listener, connections, scheduler, memory))
+        let listeners = sockets
+            .into_iter()
+            .map(|socket| Listener::start(socket, tls.clone(), Arc::clone(&connections)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(StartError::Thread)?;
+        Ok(ServerHandle::new(listeners, tls, connections, scheduler, memory))
     }
 
     fn check(&self) -> Result<(), StartError> {
@@ -285,7 +311,6 @@ impl ServerBuilder {
             ..
         } = &self.streaming;
         let check = |holds: bool, text: String| if holds { Ok(()) } else { Err(StartError::Setting(text)) };
-        check(self.addresses.len() <= 1, "a server listens on one address".to_owned())?;
         check(self.n_workers > 0, "workers: at least 1".to_owned())?;
         check(
             (1..=*batch_size_max).contains(batch_size),
@@ -310,14 +335,10 @@ impl ServerBuilder {
     }
 }
 
-fn listen(address: Result<Vec<SocketAddr>, String>) -> Result<TcpListener, StartError> {
-    let addresses = address.map_err(|text| StartError::Setting(format!("not an address to listen on: {text}")))?;
-    TcpListener::bind(addresses.as_slice()).map_err(|source| StartError::Listen {
-        address: addresses
-            .iter()
-            .map(SocketAddr::to_string)
-            .collect::<Vec<_>>()
-            .join(", "),
+fn listen(place: Result<Place, String>) -> Result<Socket, StartError> {
+    let place = place.map_err(|text| StartError::Setting(format!("not an address to listen on: {text}")))?;
+    Socket::bind(&place).map_err(|source| StartError::Listen {
+        address: place.to_string(),
         source,
     })
 }

@@ -1,7 +1,7 @@
 //! The listener thread: accepts, and nothing else.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -10,13 +10,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::connections::Connections;
+use super::socket::{Accepted, Socket};
+use super::tls::Tls;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
+use crate::transport::Transport;
 
 /// How long the listener rests after a failed accept: at the limit of descriptors it would fail a million times a second.
 const BACK_OFF: Duration = Duration::from_millis(50);
-
-/// How long waking the listener may take.
-const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a client is told that the server has no room for.
 const FULL: &[u8] =
@@ -26,7 +26,7 @@ Retry-After: 1\r\nConnection: close\r\n\r\nthe server has no room; try again soo
 /// A listening socket and its thread. Dropping it stops and joins the thread.
 #[derive(Debug)]
 pub(super) struct Listener {
-    local_addr: SocketAddr,
+    socket: Arc<Socket>,
     stopping: Arc<AtomicBool>,
     /// Dropped to cut the back-off short.
     wake: Option<Sender<()>>,
@@ -34,30 +34,32 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Starts accepting.
+    /// Starts accepting. What comes by TCP has to speak TLS, where there is `tls`.
     ///
     /// # Errors
-    /// Where the system has no thread to give, or does not tell the socket's address.
-    pub(super) fn start(socket: TcpListener, connections: Arc<Connections>) -> io::Result<Self> {
-        let local_addr = socket.local_addr()?;
+    /// Where the system has no thread to give.
+    pub(super) fn start(socket: Socket, tls: Tls, connections: Arc<Connections>) -> io::Result<Self> {
+        let socket = Arc::new(socket);
         let stopping = Arc::new(AtomicBool::new(false));
         let (wake, woken) = bounded(0);
         let thread = {
+            let socket = Arc::clone(&socket);
             let stopping = Arc::clone(&stopping);
             spawn_named("listener", STACK_BYTES_CONNECTION, move || {
-                accept_until_stopped(&socket, &stopping, &woken, &connections);
+                accept_until_stopped(&socket, &tls, &stopping, &woken, &connections);
             })?
         };
         Ok(Self {
-            local_addr,
+            socket,
             stopping,
             wake: Some(wake),
             thread: Some(thread),
         })
     }
 
-    pub(super) fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+    /// `None` for a unix socket.
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+        self.socket.local_addr()
     }
 }
 
@@ -65,13 +67,12 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
         drop(self.wake.take());
-        // An accept that blocks has no other way out than a connection.
-        let woken = TcpStream::connect_timeout(&reachable(self.local_addr), WAKE_TIMEOUT);
+        let woken = self.socket.wake();
         if let Some(thread) = self.thread.take() {
-            if woken.is_err() && !thread.is_finished() {
+            if !woken && !thread.is_finished() {
                 log::warn!(
                     "the listener on {} could not be woken; its thread is left behind",
-                    self.local_addr
+                    self.socket
                 );
                 return;
             }
@@ -84,17 +85,19 @@ impl Drop for Listener {
 
 /// Ends when: told to stop, and woken by a connection or out of its back-off.
 fn accept_until_stopped(
-    socket: &TcpListener,
+    socket: &Socket,
+    tls: &Tls,
     stopping: &AtomicBool,
     woken: &Receiver<()>,
     connections: &Arc<Connections>,
 ) {
     while !stopping.load(Ordering::Acquire) {
         match socket.accept() {
-            Ok(_) if stopping.load(Ordering::Acquire) => return,
-            Ok((stream, _)) if connections.is_full() => refuse(&stream),
-            Ok((stream, peer)) => {
-                if let Err(error) = connections.serve(Box::new(stream)) {
+            Ok(_) | Err(_) if stopping.load(Ordering::Acquire) => return,
+            Ok(accepted) if connections.is_full() => refuse(accepted, tls),
+            Ok(accepted) => {
+                let peer = accepted.peer();
+                if let Err(error) = connections.serve(transport(accepted, tls)) {
                     log::warn!("{peer}: not served: {error}");
                 }
             }
@@ -107,19 +110,22 @@ fn accept_until_stopped(
     }
 }
 
-fn refuse(mut stream: &TcpStream) {
-    // A fresh socket's buffer takes this much without blocking; a peer that is gone needs no answer.
-    let _told = stream.set_nonblocking(true).and_then(|()| stream.write_all(FULL));
-    log::warn!("a connection was refused: the server is full");
+fn transport(accepted: Accepted, tls: &Tls) -> Box<dyn Transport> {
+    match accepted {
+        Accepted::Tcp(stream, _) => tls.accept(stream),
+        #[cfg(unix)]
+        Accepted::Unix(stream) => Box::new(stream),
+    }
 }
 
-/// An address that reaches a socket bound to `address`.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        });
-    }
-    address
+fn refuse(accepted: Accepted, tls: &Tls) {
+    log::warn!("a connection was refused: the server is full");
+    // A fresh socket's buffer takes this much without blocking; a peer that is gone needs no answer.
+    let _told = match accepted {
+        // Hands would have to be shaken first, and not on this thread.
+        Accepted::Tcp(..) if tls.is_on() => Ok(()),
+        Accepted::Tcp(mut stream, _) => stream.set_nonblocking(true).and_then(|()| stream.write_all(FULL)),
+        #[cfg(unix)]
+        Accepted::Unix(mut stream) => stream.set_nonblocking(true).and_then(|()| stream.write_all(FULL)),
+    };
 }

@@ -37,6 +37,10 @@ pub struct MemoryBound {
     pub per_connection: usize,
 }
 
+/// TLS of one connection: its state and two read buffers, 64 KiB of a handshake's messages or a record as it comes in, 64 KiB of
+/// records going out and the same once more on their way to the socket. An idle one has the state and the read buffers only.
+const TLS_BYTES: usize = 240 * 1024;
+
 impl MemoryBound {
     pub(super) fn new(
         config: &StreamingConfig,
@@ -57,6 +61,11 @@ impl MemoryBound {
         self.fixed += (n_workers + DEFLATERS_KEPT_MAX).saturating_mul(DEFLATER_BYTES);
         self.per_stream += config.batch_bytes;
         self.per_connection += DEFLATER_BYTES + INFLATER_BYTES;
+    }
+
+    /// What TLS adds to each connection, at its busiest.
+    pub(super) fn add_tls(&mut self) {
+        self.per_connection += TLS_BYTES;
     }
 
     /// Bytes for so many connections and running streams.
@@ -102,6 +111,9 @@ mod tests {
         assert_eq!(bound.bytes(0, 0), 132 << 20);
         assert_eq!(bound.bytes(10, 1_000), (135_168 + 1_000 * per_stream + 10 * 128) << 10);
         assert_eq!(bound.bytes(usize::MAX, 1), usize::MAX, "no overflow");
+        let mut secure = bound;
+        secure.add_tls();
+        assert_eq!(secure.bytes(2, 0), bound.bytes(2, 0) + (480 << 10));
         let mut deflating = bound;
         deflating.add_deflate(&config, 4);
         assert_eq!(

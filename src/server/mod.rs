@@ -6,6 +6,8 @@ mod builder;
 mod connections;
 mod listener;
 mod memory;
+mod socket;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ pub use builder::{ServerBuilder, StartError};
 use connections::Connections;
 use listener::Listener;
 pub use memory::MemoryBound;
+use tls::Tls;
 
 use crate::clock;
 pub use crate::connection::{ApplicationMessage, ConnectionSender, Handled, MessageHandler, Overflow, Sent};
@@ -28,6 +31,8 @@ use crate::scheduler::{Scheduler, Stream};
 pub use crate::stream::RegistryStatistics;
 use crate::stream::{QueryStreamStatus, StreamingConfig};
 use crate::transport::Transport;
+#[cfg(feature = "tls")]
+pub use crate::transport::{CertificateError, TlsConfig};
 
 /// Entry point: [`Server::builder`].
 #[derive(Debug)]
@@ -71,10 +76,12 @@ pub struct ServerHandle {
 #[derive(Debug)]
 struct Running {
     // In the order of their end: no new connections, no connections, no streams.
-    listener: Mutex<Option<Listener>>,
+    listeners: Mutex<Vec<Listener>>,
     connections: Arc<Connections>,
     scheduler: Arc<Scheduler>,
-    local_addr: Option<SocketAddr>,
+    local_addrs: Vec<SocketAddr>,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing to reload"))]
+    tls: Tls,
     memory: MemoryBound,
 }
 
@@ -199,28 +206,55 @@ impl QueryStreamer {
 
 impl ServerHandle {
     fn new(
-        listener: Option<Listener>,
+        listeners: Vec<Listener>,
+        tls: Tls,
         connections: Arc<Connections>,
         scheduler: Arc<Scheduler>,
         memory: MemoryBound,
     ) -> Self {
-        let local_addr = listener.as_ref().map(Listener::local_addr);
+        let local_addrs = listeners.iter().filter_map(Listener::local_addr).collect();
         Self {
             running: Arc::new(Running {
-                listener: Mutex::new(listener),
+                listeners: Mutex::new(listeners),
                 connections,
                 scheduler,
-                local_addr,
+                local_addrs,
+                tls,
                 memory,
             }),
         }
     }
 
-    /// The address listened on, with the real port where 0 was asked for; `None` for a server that only
-    /// [serves streams](Self::serve_stream). Never blocks.
+    /// The address listened on, the first of several, with the real port where 0 was asked for; `None` for a server that has only unix
+    /// sockets, or only [serves streams](Self::serve_stream). Never blocks.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.running.local_addr
+        self.running.local_addrs.first().copied()
+    }
+
+    /// All addresses listened on, in the order they were given, without unix sockets. Never blocks.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.running.local_addrs
+    }
+
+    /// Reads the files of the [certificate](ServerBuilder::tls) again: connections that come from now on are shown the new one, those
+    /// that are there go on. Blocks on the files.
+    ///
+    /// # Errors
+    /// Where they cannot be used, or there are none; what was in force still is.
+    #[cfg(feature = "tls")]
+    pub fn reload_certificates(&self) -> Result<(), CertificateError> {
+        self.running.tls.reload()?;
+        log::info!("the certificate was read again");
+        Ok(())
+    }
+
+    /// As [`reload_certificates`](Self::reload_certificates), with a certificate that the application has read. False where the server
+    /// was started without TLS; it has none now, either. Never blocks.
+    #[cfg(feature = "tls")]
+    pub fn replace_certificates(&self, config: TlsConfig) -> bool {
+        self.running.tls.replace(config)
     }
 
     /// What runs this server's queries; it does not keep the server alive. Never blocks.
@@ -266,7 +300,7 @@ impl ServerHandle {
     /// Takes no new connections and no new queries, and waits for the streams that live until `deadline`; then cancels what is
     /// left. The server still has to be [shut down](Self::shutdown). Blocks; woken by the last stream's end and the deadline.
     pub fn drain(&self, deadline: Duration) -> DrainReport {
-        self.running.close_listener();
+        self.running.close_listeners();
         self.running.scheduler.refuse_queries();
         let before = self.running.scheduler.streams().len();
         let cancelled = self.running.scheduler.wait_until_idle(clock::now() + deadline);
@@ -291,13 +325,13 @@ impl ServerHandle {
 }
 
 impl Running {
-    fn close_listener(&self) {
-        let listener = self.listener.lock().take();
-        drop(listener);
+    fn close_listeners(&self) {
+        let listeners = std::mem::take(&mut *self.listeners.lock());
+        drop(listeners);
     }
 
     fn shutdown(&self) {
-        self.close_listener();
+        self.close_listeners();
         self.scheduler.refuse_queries();
         self.scheduler.cancel_all(CancelReason::Shutdown);
         self.connections.stop();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Halves, ReadHalf, Transport, TransportControl};
+use super::{Halves, ReadHalf, Transport, TransportControl, WriteHalf};
 
 /// Two connected transports: what one end writes, the other reads.
 ///
@@ -107,6 +107,8 @@ impl Write for MemoryTransport {
     }
 }
 
+impl WriteHalf for MemoryTransport {}
+
 struct Reader {
     pipe: Arc<Pipe>,
     timeout: Option<Duration>,
@@ -133,6 +135,8 @@ impl Drop for Reader {
 }
 
 struct Writer(Arc<Pipe>);
+
+impl WriteHalf for Writer {}
 
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -302,7 +306,7 @@ mod tests {
     /// One end taken apart, with a look at its pipes.
     struct Apart {
         read: Box<dyn ReadHalf>,
-        write: Box<dyn Write + Send>,
+        write: Box<dyn WriteHalf>,
         control: Arc<dyn TransportControl>,
         incoming: Arc<Pipe>,
         outgoing: Arc<Pipe>,

@@ -1,9 +1,13 @@
 //! Bytes in and out: what a connection runs over, and WebSocket framing on top of it.
 //!
-//! The only files that name tungstenite. Must not know what a message means.
+//! The only files that name tungstenite and rustls. Must not know what a message means.
 
 pub(crate) mod memory;
 pub(crate) mod tcp;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+#[cfg(unix)]
+pub(crate) mod unix;
 pub(crate) mod websocket;
 
 use std::io;
@@ -12,10 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use memory::{MemoryTransport, memory_pair};
+#[cfg(feature = "tls")]
+pub use tls::{CertificateError, TlsConfig, TlsError};
 
 /// A two-way stream of bytes that a connection can run over: one thread reads while another writes.
 ///
-/// TCP sockets are one; [`memory_pair`] makes two ends that meet in memory.
+/// TCP and unix sockets are such; [`memory_pair`] makes two ends that meet in memory.
 pub trait Transport: Send + 'static {
     /// The two directions and the means to end both.
     ///
@@ -34,7 +40,7 @@ pub struct Halves {
     /// Bytes from the peer.
     pub read: Box<dyn ReadHalf>,
     /// Bytes to the peer.
-    pub write: Box<dyn io::Write + Send>,
+    pub write: Box<dyn WriteHalf>,
     /// Ends both directions from any thread.
     pub control: Arc<dyn TransportControl>,
 }
@@ -42,7 +48,7 @@ pub struct Halves {
 impl Halves {
     /// Puts the three together.
     #[must_use]
-    pub fn new(read: Box<dyn ReadHalf>, write: Box<dyn io::Write + Send>, control: Arc<dyn TransportControl>) -> Self {
+    pub fn new(read: Box<dyn ReadHalf>, write: Box<dyn WriteHalf>, control: Arc<dyn TransportControl>) -> Self {
         Self { read, write, control }
     }
 }
@@ -55,6 +61,30 @@ pub trait ReadHalf: io::Read + Send {
     /// # Errors
     /// Whatever the system says.
     fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// From now on another thread writes. Where a read leaves something to be written, as TLS does, it rings for that thread to
+    /// [flush](io::Write::flush) the other half; until then it writes that itself. What never has any need not ring.
+    fn set_doorbell(&mut self, _bell: Doorbell) {}
+
+    /// How URLs begin of what is reached this way.
+    fn scheme(&self) -> &'static str {
+        "ws"
+    }
+}
+
+/// Rings for the thread that writes. Neither blocks nor fails; rung without a lock held.
+pub type Doorbell = Arc<dyn Fn() + Send + Sync>;
+
+/// The writing direction.
+pub trait WriteHalf: io::Write + Send {
+    /// Says that nothing more will come, where the transport has a word for that besides being
+    /// [shut down](TransportControl::shutdown). Blocks as a write does, and nothing is written after it.
+    ///
+    /// # Errors
+    /// As of a write.
+    fn finish(&mut self) -> io::Result<()> {
+        self.flush()
+    }
 }
 
 /// What any thread may do to a transport, at any time, without blocking.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use super::{Halves, ReadHalf, Transport, TransportControl};
+use super::{Halves, ReadHalf, Transport, TransportControl, WriteHalf};
 
 /// How long data may stay unacknowledged, or a window closed, before the system gives the peer up: `TCP_USER_TIMEOUT`.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -78,6 +78,8 @@ impl Write for Shared {
         Ok(())
     }
 }
+
+impl WriteHalf for Shared {}
 
 impl TransportControl for Shared {
     fn shutdown(&self, how: Shutdown) {

@@ -332,3 +332,42 @@ fn rows_are_the_same_compressed_on_their_way_and_in_a_file() {
     served.check_fails(&[sql, "--compression", "br"], 2, "zstd, lz4, gzip, deflate-raw");
     served.check_fails(&[sql, "--output", "/nowhere/at/all"], 1, "/nowhere/at/all");
 }
+
+#[test]
+fn servers_are_reached_by_tls_and_by_unix_sockets() {
+    let folder = TempDir::new().unwrap();
+    let (ca, path) = (folder.path().join("ca.pem"), folder.path().join("rowstream.sock"));
+    let authority = crate::authority::Authority::new();
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let issued = authority.issue();
+    let tls = rowstream::server::TlsConfig::from_pem(issued.certificate.as_bytes(), issued.key.as_bytes()).unwrap();
+    let script = rowstream::Script::new(["n"]).row([7.into()]);
+    let server = rowstream::Server::builder()
+        .engine("m", rowstream::MemoryEngine::builder().query("q", script).build())
+        .listen("127.0.0.1:0")
+        .listen_unix(&path)
+        .tls(tls)
+        .start()
+        .unwrap();
+    let (ca, unix) = (ca.to_str().unwrap(), format!("unix:{}", path.display()));
+    let port = server.local_addr().unwrap().port();
+    let secure = format!("wss://localhost:{port}/ws");
+    let check = |arguments: &[&str], code: i32, out: &str, says: &str| {
+        let output = rowstream(arguments).env_remove("ROWSTREAM_CA").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), out, "{arguments:?}");
+        assert!(said.contains(says), "{arguments:?}: {said}");
+    };
+    check(&["query", &secure, "q", "--ca", ca], 0, "{\"n\":7}\n", "");
+    check(&["query", &unix, "q"], 0, "{\"n\":7}\n", "");
+    check(&["ps", &secure, "--json", "--ca", ca], 0, "", "");
+    check(&["ps", &unix, "--json"], 0, "", "");
+    let id = "00000000-0000-4000-8000-000000000000";
+    check(&["cancel", &secure, id, "--ca", ca], 1, "", "no live stream");
+    check(&["query", &secure, "q"], 3, "", "signed by nobody who is trusted");
+    let elsewhere = format!("wss://127.0.0.2:{port}/ws");
+    check(&["query", &elsewhere, "q", "--ca", ca], 3, "", "cannot connect");
+    check(&["query", &secure, "q", "--ca", "/nowhere"], 2, "", "/nowhere: ");
+    check(&["query", &format!("ws://localhost:{port}/ws"), "q"], 3, "", "wss://");
+}

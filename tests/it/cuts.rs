@@ -15,18 +15,20 @@ use crate::support::{eventually, serve_with};
 
 /// What the cuts of one run came to.
 #[derive(Debug, Default)]
-struct Seen {
-    n_resumed: u64,
+pub(crate) struct Seen {
+    pub(crate) n_resumed: u64,
     /// From the loss of a connection to the first row after it.
     gaps: Vec<Duration>,
 }
 
+/// The rows that [`take_all`] expects.
+pub(crate) fn numbers(n_rows: u64) -> Script {
+    Script::new(["n", "text"]).generate(n_rows, |n| {
+        vec![(n as i64).into(), "x".repeat((n % 97) as usize).into()]
+    })
+}
+
 fn engine() -> MemoryEngine {
-    let numbers = |n_rows| {
-        Script::new(["n", "text"]).generate(n_rows, |n| {
-            vec![(n as i64).into(), "x".repeat((n % 97) as usize).into()]
-        })
-    };
     MemoryEngine::builder()
         .query("long", numbers(400_000))
         .query("short", numbers(3_000))
@@ -34,7 +36,7 @@ fn engine() -> MemoryEngine {
 }
 
 /// Takes a whole result and checks it row by row.
-fn take_all(client: &Client, query: &str, n_rows: i64, seen: &mut Seen) {
+pub(crate) fn take_all(client: &Client, query: &str, n_rows: i64, seen: &mut Seen) {
     let mut stream = client
         .query(query)
         .resumable(true)
@@ -89,7 +91,7 @@ fn client(proxy: &CutProxy) -> Client {
     }
 }
 
-fn everything_is_as_before(server: &ServerHandle) {
+pub(crate) fn everything_is_as_before(server: &ServerHandle) {
     eventually("nothing is held", &(0, 0), || {
         let streams = server.streams();
         (streams.reports().len(), streams.bytes_held())

@@ -4,6 +4,9 @@
 #![allow(clippy::wildcard_enum_match_arm)] // whatever else comes fails the test
 
 mod application;
+#[cfg(feature = "tls")]
+#[path = "../../src/transport/tls/authority_test.rs"]
+mod authority;
 mod baseline;
 mod blocking;
 mod cancel;
@@ -29,4 +32,8 @@ mod schema_check;
 mod sqlite;
 mod streaming;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(unix)]
+mod unix;
 mod vectors;

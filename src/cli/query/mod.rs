@@ -22,10 +22,8 @@ use param::{NamedParam, Param, Span};
 use progress::ProgressLine;
 
 use super::format::{Format, RowWriter};
-use super::{Exit, complain, say};
-use crate::client::{
-    Canceller, Client, ClientError, CompletedMessage, Compression, Event, Outcome, QueryBuilder, QueryStream,
-};
+use super::{Exit, complain, reach, say};
+use crate::client::{Canceller, ClientError, CompletedMessage, Compression, Event, Outcome, QueryBuilder, QueryStream};
 use crate::error::CancelReason;
 
 /// Bytes gathered for one write to standard output.
@@ -43,9 +41,8 @@ const SQL_BYTES_MAX: u64 = 1024 * 1024;
 Exit codes: 0 all rows, 1 the query failed or was stopped, 2 usage, 3 cannot connect, 4 connection lost, 130 cancelled.
 Ctrl-C cancels the query and waits for the server to say so; a second one leaves at once.")]
 pub(super) struct Arguments {
-    /// The server: ws://HOST:PORT/ws, or HOST:PORT.
-    #[arg(value_name = "URL")]
-    url: String,
+    #[command(flatten)]
+    server: reach::Server,
 
     /// The query, one statement; - reads it from standard input.
     #[arg(value_name = "SQL", allow_hyphen_values = true)]
@@ -124,7 +121,11 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         }
     };
     let Span(reconnect_for) = arguments.reconnect;
-    let client = match Client::builder().reconnect_for(reconnect_for).connect(&arguments.url) {
+    let builder = match arguments.server.client() {
+        Ok(builder) => builder.reconnect_for(reconnect_for),
+        Err(exit) => return exit,
+    };
+    let client = match builder.connect(&arguments.server.url) {
         Ok(client) => client,
         Err(error) => return tell(&error, &sql),
     };
@@ -213,7 +214,7 @@ fn read_sql(argument: &str) -> Result<String, String> {
 
 fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'_> {
     let Arguments {
-        url: _,
+        server: _,
         sql: _,
         param,
         named,

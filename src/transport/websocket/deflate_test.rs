@@ -16,7 +16,7 @@ use super::reader::{ControlLane, InboundLimits, Incoming, ReadEnd, read_messages
 use super::writer::{FrameWriter, MessageKind, Payload};
 use super::{Coding, Side, apply_mask};
 use crate::deflate::{Deflate, Deflaters, InflateError, Inflater, PLAIN_BYTES_MAX, WindowBits};
-use crate::transport::ReadHalf;
+use crate::transport::{ReadHalf, WriteHalf};
 
 const MAX: usize = 64 * 1024;
 
@@ -275,6 +275,8 @@ proptest! {
 /// A wire that keeps what is written.
 #[derive(Clone, Default)]
 struct Wire(Arc<Mutex<Vec<u8>>>);
+
+impl WriteHalf for Wire {}
 
 impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, IoSlice, Write};
 use uuid::Uuid;
 
 use super::{CONTROL_BYTES_MAX, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, Side, apply_mask};
+use crate::transport::WriteHalf;
 
 /// Slices that one vectored write may have: `IOV_MAX` on Linux.
 const SLICES_MAX: usize = 1024;
@@ -62,7 +63,7 @@ impl<'a> Payload<'a> {
 /// frame may have gone out in part, and after a close nothing may follow: from then on every call fails with `BrokenPipe` and
 /// writes nothing.
 pub(crate) struct FrameWriter {
-    write: Box<dyn Write + Send>,
+    write: Box<dyn WriteHalf>,
     side: Side,
     /// Nothing more may go out.
     is_spent: bool,
@@ -71,7 +72,7 @@ pub(crate) struct FrameWriter {
 }
 
 impl FrameWriter {
-    pub(crate) fn new(write: Box<dyn Write + Send>, side: Side) -> Self {
+    pub(crate) fn new(write: Box<dyn WriteHalf>, side: Side) -> Self {
         Self {
             write,
             side,
@@ -112,6 +113,11 @@ impl FrameWriter {
         self.write_control(OPCODE_PING, payload)
     }
 
+    /// Has the transport write what it has left to say of itself. Allowed at any time.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        retrying(|| self.write.flush())
+    }
+
     /// Writes a close frame, the last of all; a reason that does not fit is cut, and one without a code is left out.
     pub(crate) fn write_close(&mut self, code: Option<u16>, reason: &str) -> io::Result<()> {
         let mut payload = Vec::new();
@@ -122,7 +128,7 @@ impl FrameWriter {
         }
         let written = self.write_control(OPCODE_CLOSE, &payload);
         self.is_spent = true;
-        written
+        written.and_then(|()| self.write.finish())
     }
 
     fn write_control(&mut self, opcode: u8, payload: &[u8]) -> io::Result<()> {
@@ -301,6 +307,8 @@ mod tests {
         }
     }
 
+    impl WriteHalf for Stingy {}
+
     impl Write for Stingy {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.write_vectored(&[IoSlice::new(bytes)])
@@ -441,6 +449,8 @@ mod tests {
 
     /// Lets at most so many bytes through at once.
     struct Limited<W>(W, usize);
+
+    impl<W: Write + Send> WriteHalf for Limited<W> {}
 
     impl<W: Write> Write for Limited<W> {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

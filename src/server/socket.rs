@@ -1,0 +1,233 @@
+//! Listening sockets, TCP's and unix ones: made, woken, and taken away.
+//!
+//! Must not know who is served.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+/// How long waking whoever accepts may take.
+const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Tcp(Vec<SocketAddr>),
+    #[cfg(unix)]
+    Unix(std::path::PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addresses) => {
+                for (n, address) in addresses.iter().enumerate() {
+                    let comma = if n == 0 { "" } else { ", " };
+                    write!(f, "{comma}{address}")?;
+                }
+                Ok(())
+            }
+            #[cfg(unix)]
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A connection that has come in.
+pub(super) enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// Who it is, for logs.
+    pub(super) fn peer(&self) -> String {
+        match self {
+            Self::Tcp(_, peer) => peer.to_string(),
+            #[cfg(unix)]
+            Self::Unix(_) => "unix".to_owned(),
+        }
+    }
+}
+
+/// A socket that listens. Dropping it closes it, and takes away the file of a unix one.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp {
+        socket: TcpListener,
+        local_addr: SocketAddr,
+    },
+    #[cfg(unix)]
+    Unix(unix::Socket),
+}
+
+impl Socket {
+    /// Listens at `place`, of several addresses at the first that can be had.
+    ///
+    /// # Errors
+    /// In use, not this machine's, not permitted; or the path of a unix socket is taken by something else.
+    pub(super) fn bind(place: &Place) -> io::Result<Self> {
+        match place {
+            Place::Tcp(addresses) => {
+                let socket = TcpListener::bind(addresses.as_slice())?;
+                let local_addr = socket.local_addr()?;
+                Ok(Self::Tcp { socket, local_addr })
+            }
+            #[cfg(unix)]
+            Place::Unix(path) => unix::Socket::bind(path).map(Self::Unix),
+        }
+    }
+
+    /// Blocks until somebody connects; ended by [`wake`](Self::wake), with a connection or an error.
+    pub(super) fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp { socket, .. } => socket.accept().map(|(stream, peer)| Accepted::Tcp(stream, peer)),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.accept().map(Accepted::Unix),
+        }
+    }
+
+    /// Ends an [`accept`](Self::accept) that blocks. False where that did not work.
+    pub(super) fn wake(&self) -> bool {
+        match self {
+            Self::Tcp { local_addr, .. } => TcpStream::connect_timeout(&reachable(*local_addr), WAKE_TIMEOUT).is_ok(),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.wake(),
+        }
+    }
+
+    /// `None` for a unix socket.
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp { local_addr, .. } => Some(*local_addr),
+            #[cfg(unix)]
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { local_addr, .. } => local_addr.fmt(f),
+            #[cfg(unix)]
+            Self::Unix(socket) => write!(f, "unix:{}", socket.path().display()),
+        }
+    }
+}
+
+/// An address that reaches a socket bound to `address`.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+    address
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::fs::{self, Metadata, Permissions};
+    use std::io::{self, ErrorKind};
+    use std::net::Shutdown;
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::{Path, PathBuf};
+
+    use socket2::{Domain, SockAddr, SockRef, Type};
+
+    /// For its owner alone. Whoever else is to connect is let in by changing the file's mode or owner, or its folder's.
+    const MODE: u32 = 0o600;
+
+    /// Connections that may wait to be accepted: as many as the standard library has of TCP.
+    const BACKLOG: i32 = 128;
+
+    /// A listening socket and its file.
+    #[derive(Debug)]
+    pub(in crate::server) struct Socket {
+        socket: UnixListener,
+        path: PathBuf,
+        /// The file as it was made, to know it from another of the same name.
+        identity: (u64, u64),
+    }
+
+    impl Socket {
+        pub(super) fn bind(path: &Path) -> io::Result<Self> {
+            remove_stale(path)?;
+            let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.bind(&SockAddr::unix(path)?)?;
+            // Nobody can connect before it listens: there is no moment at which it is open to all whom the umask lets.
+            let ready = fs::set_permissions(path, Permissions::from_mode(MODE))
+                .and_then(|()| fs::symlink_metadata(path))
+                .and_then(|metadata| socket.listen(BACKLOG).map(|()| identity(&metadata)));
+            match ready {
+                Ok(identity) => Ok(Self {
+                    socket: socket.into(),
+                    path: path.to_owned(),
+                    identity,
+                }),
+                Err(error) => {
+                    let _gone_already = fs::remove_file(path);
+                    Err(error)
+                }
+            }
+        }
+
+        pub(super) fn accept(&self) -> io::Result<UnixStream> {
+            self.socket.accept().map(|(stream, _unnamed)| stream)
+        }
+
+        /// Somebody may have taken the file away, so that no connection reaches the socket any more. Linux wakes whoever accepts when
+        /// it is shut down; others need the connection.
+        pub(super) fn wake(&self) -> bool {
+            let shut_down = SockRef::from(&self.socket).shutdown(Shutdown::Both);
+            let connected = UnixStream::connect(&self.path);
+            shut_down.is_ok() || connected.is_ok()
+        }
+
+        pub(super) fn path(&self) -> &Path {
+            &self.path
+        }
+    }
+
+    impl Drop for Socket {
+        fn drop(&mut self) {
+            let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.identity);
+            if is_ours && let Err(error) = fs::remove_file(&self.path) {
+                log::warn!("{}: the socket's file is left behind: {error}", self.path.display());
+            }
+        }
+    }
+
+    fn identity(metadata: &Metadata) -> (u64, u64) {
+        (metadata.dev(), metadata.ino())
+    }
+
+    /// Takes away the file of a server that died: a socket on which nobody answers. Anything else stays, and is in the way.
+    fn remove_stale(path: &Path) -> io::Result<()> {
+        let found = match fs::symlink_metadata(path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if !found.file_type().is_socket() {
+            let text = "there is a file of that name, and it is no socket";
+            return Err(io::Error::new(ErrorKind::AlreadyExists, text));
+        }
+        match UnixStream::connect(path) {
+            Ok(_) => Err(ErrorKind::AddrInUse.into()),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                // Another server may have put its own there since.
+                if fs::symlink_metadata(path).is_ok_and(|now| identity(&now) == identity(&found)) {
+                    fs::remove_file(path)?;
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
