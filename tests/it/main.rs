@@ -12,6 +12,8 @@ mod cli;
 mod cuts;
 mod death;
 mod deflate;
+#[cfg(feature = "cli")]
+mod documents;
 mod errors;
 mod examples;
 mod faults;

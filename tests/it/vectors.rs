@@ -30,7 +30,7 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> T {
 /// What a transcript has of the server that is not as the README describes it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Setup {
+pub(crate) struct Setup {
     workers: Option<usize>,
     streams: Option<usize>,
     queries_waiting: Option<usize>,
@@ -44,7 +44,7 @@ enum SetupEngine {
 }
 
 /// A server as the README describes it: an empty SQLite database, all limits at their defaults, but for what `setup` has.
-fn serve(setup: &Setup) -> (TempDir, ServerHandle) {
+pub(crate) fn serve(setup: &Setup) -> (TempDir, ServerHandle) {
     let folder = TempDir::new().unwrap();
     let mut server = Server::builder().listen("127.0.0.1:0");
     server = match setup.engine {
@@ -179,21 +179,45 @@ fn values_are_written_as_the_vectors_say() {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Transcript {
+pub(crate) struct Transcript {
     #[serde(rename = "description")]
     _description: String,
     /// Capabilities without which it cannot be run.
     #[serde(default)]
     requires: Vec<String>,
     #[serde(default)]
-    server: Setup,
-    steps: Vec<Step>,
+    pub(crate) server: Setup,
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Transcript {
+    /// Whether it can be run against a server that offers this.
+    pub(crate) fn is_for(&self, offered: &[Value]) -> bool {
+        self.requires.iter().all(|name| offered.contains(&json!(name)))
+    }
+}
+
+/// All of them, by their files.
+pub(crate) fn transcripts() -> Vec<(PathBuf, Transcript)> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder().join("transcripts"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(files.len() >= 45, "{} transcripts", files.len());
+    files
+        .into_iter()
+        .map(|file| {
+            let transcript = read(&file);
+            (file, transcript)
+        })
+        .collect()
 }
 
 /// What is done, and on which connection.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "serde_json::Map<String, Value>")]
-struct Step {
+pub(crate) struct Step {
     connection: String,
     act: Act,
 }
@@ -421,7 +445,8 @@ fn bytes_of_hex(digits: &str) -> Vec<u8> {
         .collect()
 }
 
-fn capabilities() -> Vec<Value> {
+/// The capabilities of the server.
+pub(crate) fn offered() -> Vec<Value> {
     let (_folder, server) = serve(&Setup::default());
     let mut client = Plain::connect(&server);
     client.send(&json!({"type": "hello"}));
@@ -431,19 +456,12 @@ fn capabilities() -> Vec<Value> {
 
 #[test]
 fn transcripts_go_as_they_are_written() {
-    let offered = capabilities();
-    let mut files: Vec<PathBuf> = fs::read_dir(folder().join("transcripts"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    files.sort();
-    assert!(files.len() >= 45, "{} transcripts", files.len());
+    let offered = offered();
     let mut failed = Vec::new();
     let mut said = BTreeSet::new();
-    for file in files {
+    for (file, transcript) in transcripts() {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        let transcript: Transcript = read(&file);
-        if !transcript.requires.iter().all(|name| offered.contains(&json!(name))) {
+        if !transcript.is_for(&offered) {
             continue;
         }
         let (_folder, server) = serve(&transcript.server);
