@@ -79,7 +79,7 @@ fn tell(error: &ClientError) -> Exit {
     match error {
         ClientError::Query(_) | ClientError::Cancelled(_) => Exit::Failed,
         ClientError::Address(_) | ClientError::Usage(_) => Exit::Usage,
-        ClientError::Connect { .. } | ClientError::Handshake { .. } => Exit::Unreachable,
+        ClientError::Connect { .. } | ClientError::Handshake { .. } | ClientError::Version { .. } => Exit::Unreachable,
         ClientError::Lost { .. } | ClientError::Closed { .. } | ClientError::Protocol(_) => Exit::Lost,
     }
 }

@@ -32,6 +32,11 @@ pub enum ClientError {
         /// What was answered.
         message: String,
     },
+    /// The server speaks another version of the protocol, and says which. A client of that version is needed.
+    Version {
+        /// The subprotocol that the server has chosen.
+        spoken: String,
+    },
     /// The connection broke without a word: the server is gone, or the network between. What had not come is lost; connect
     /// anew.
     Lost {
@@ -66,6 +71,7 @@ impl ClientError {
             Self::Address(_)
             | Self::Connect { .. }
             | Self::Handshake { .. }
+            | Self::Version { .. }
             | Self::Lost { .. }
             | Self::Closed { .. }
             | Self::Protocol(_) => true,
@@ -85,6 +91,13 @@ impl fmt::Display for ClientError {
                     Some(status) => write!(f, "HTTP status {status}: {message}"),
                     None => f.write_str(message),
                 }
+            }
+            Self::Version { spoken } => {
+                write!(
+                    f,
+                    "the server speaks {spoken:?}, this client {}",
+                    crate::protocol::SUBPROTOCOL
+                )
             }
             Self::Lost { source: Some(source) } => write!(f, "connection lost: {source}"),
             Self::Lost { source: None } => f.write_str("connection lost"),
@@ -119,6 +132,7 @@ impl std::error::Error for ClientError {
             Self::Connect { source, .. } | Self::Lost { source: Some(source) } => Some(source.as_ref()),
             Self::Address(_)
             | Self::Handshake { .. }
+            | Self::Version { .. }
             | Self::Lost { source: None }
             | Self::Closed { .. }
             | Self::Protocol(_)

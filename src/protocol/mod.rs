@@ -38,3 +38,6 @@ pub use request::{
     Ack, CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ResumeQuery, SetPriority,
     StreamQuery, StreamRef, WindowRequest,
 };
+
+/// The subprotocol of the WebSocket handshake: this protocol, in this version.
+pub(crate) const SUBPROTOCOL: &str = "rowstream.v1";
