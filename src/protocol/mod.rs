@@ -11,6 +11,7 @@ mod decode;
 mod encode;
 mod integrity;
 mod message;
+mod param;
 mod request;
 #[cfg(test)]
 mod schema_check_test;
