@@ -145,7 +145,7 @@ mod tests {
     fn read(json: &str) -> Result<Value, DecodeError> {
         match params(&format!(r#"{{"query": "", "params": [{json}]}}"#))? {
             Params::Positional(values) => Ok(values.into_iter().next().unwrap()),
-            other => panic!("{other:?}"),
+            other @ (Params::None | Params::Named(_)) => panic!("{other:?}"),
         }
     }
 
