@@ -1,14 +1,14 @@
 """A rowstream client in plain Python, written from src/protocol/spec.md alone: a pattern for clients in any language.
 
-    python3 examples/plain_client.py ws://127.0.0.1:8080/ws "SELECT ..." [--gzip]
+    python3 examples/plain_client.py ws[s]://HOST:PORT/ws "SELECT ..." [--gzip]
 
 Rows go to standard output, one JSON object a line. Ctrl-C cancels the query on the server. A lost connection is resumed.
 Exit codes: 0 all rows, 1 query error, 2 usage, 3 cannot connect, 4 connection lost for good, 130 cancelled.
 """
-import base64, contextlib, hashlib, json, os, re, signal, socket, sys, time, zlib
+import base64, contextlib, hashlib, json, os, re, signal, socket, ssl, sys, time, zlib
 from urllib.parse import urlsplit
 
-TEXT, CLOSE, PING, PONG = 1, 8, 9, 10  # opcodes
+TEXT, CLOSE, PING, PONG, PORTS = 1, 8, 9, 10, {"ws": 80, "wss": 443}  # opcodes, and where a server listens
 BYTES_MAX = 32 * 1024 * 1024  # of a message, and of a payload once it is decompressed
 SILENCE_S = 45  # a server that says nothing for so long is gone: progress alone comes twice a second
 CODECS = {"none": None, "gzip": 31, "deflate-raw": -15}  # with zlib's number for each
@@ -21,16 +21,17 @@ class WebSocket:
     """One connection (RFC 6455): whole messages out of frames; pings and closes are answered."""
     def __init__(self, url):
         parts, key = urlsplit(url), base64.b64encode(os.urandom(16)).decode()
-        self.socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=SILENCE_S)
+        self.socket = socket.create_connection((parts.hostname, parts.port or PORTS[parts.scheme]), timeout=SILENCE_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # no ack need wait for the next
+        if parts.scheme == "wss":
+            self.socket = ssl.create_default_context().wrap_socket(self.socket, server_hostname=parts.hostname)
         self.reader = self.socket.makefile("rb")
-        self.socket.sendall((f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\n"
-                             f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
-                             "Sec-WebSocket-Protocol: rowstream.v1\r\n\r\n").encode())
+        self.socket.sendall((f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket"
+                             f"-Key: {key}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: rowstream.v1\r\n\r\n").encode())
         status, *headers = [line.strip() for line in iter(self.reader.readline, b"\r\n") if line or self.take(1)]
         accept = base64.b64encode(hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest())
         if not status.startswith(b"HTTP/1.1 101") or not any(line.endswith(b" " + accept) for line in headers):
-            fail(3, f"the server answers without a WebSocket handshake: {status.decode('latin-1')}")
+            raise ConnectionError(f"the server answers without a WebSocket handshake: {status!r}")  # later it may
 
     def take(self, n):
         if len(taken := self.reader.read(n)) < n:
@@ -60,16 +61,13 @@ class WebSocket:
         payload = json.dumps(message).encode() if opcode == TEXT else message
         n, mask = len(payload), os.urandom(4)
         length = bytes([n | 0x80]) if n < 126 else b"\xfe" + n.to_bytes(2, "big") if n < 65536 else b"\xff" + n.to_bytes(8, "big")
-        masked = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
-        self.socket.sendall(bytes([opcode | 0x80]) + length + mask + masked)
+        self.socket.sendall(bytes([opcode | 0x80]) + length + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload)))
 
 def fields_and_rows(message):
     """A message's fields, and of a batch the exact text of its rows, of which checksum and digest are made."""
     if isinstance(message, str):
         fields, key = json.loads(message), re.search(r'"rows"\s*:\s*', message)  # only a key: quotes in strings are escaped
-        if fields["type"] != "query_batch":
-            return fields, b""
-        return fields, message[key.end():json.JSONDecoder().raw_decode(message, key.end())[1]].encode()
+        return fields, message[key.end():json.JSONDecoder().raw_decode(message, key.end())[1]].encode() if fields["type"] == "query_batch" else b""
     start = 4 + int.from_bytes(message[:4], "big")
     fields, text = json.loads(message[4:start]), message[start:]
     n, codec = fields["uncompressed_bytes"], CODECS[fields["compression"]]
@@ -107,6 +105,8 @@ class Query:
                 print(f"connection lost ({error}): resuming after batch {self.last_batch}", file=sys.stderr)
                 time.sleep(0.25 if self.retries else 0)
                 self.retries += 1
+            except (ValueError, LookupError, TypeError, AttributeError, zlib.error) as error:
+                fail(1, f"the server said what cannot be read: {error!r}")
 
     def on_message(self, fields, text):
         kind, code = fields["type"], fields.get("code")
@@ -141,10 +141,10 @@ class Query:
             sys.exit(0)
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3 or sys.argv[3:] not in ([], ["--gzip"]):
+    if len(sys.argv) < 3 or sys.argv[3:] not in ([], ["--gzip"]) or urlsplit(sys.argv[1]).scheme not in PORTS:
         fail(2, __doc__)
-    codecs = ["gzip", "deflate-raw"] if sys.argv[3:] else []
-    query = Query(sys.argv[1], query=sys.argv[2], compression=codecs, window={"batches": 16}, resumable=True, checksum=True)
+    query = Query(sys.argv[1], query=sys.argv[2], window={"batches": 16}, resumable=True, checksum=True,
+                  compression=["gzip", "deflate-raw"] if sys.argv[3:] else [])
     signal.signal(signal.SIGINT, query.cancel)
     sys.stdout.reconfigure(encoding="utf-8")
     query.run()

@@ -80,7 +80,10 @@ fn tell(error: &ClientError) -> Exit {
     match error {
         ClientError::Query(_) | ClientError::Cancelled(_) => Exit::Failed,
         ClientError::Address(_) | ClientError::Usage(_) => Exit::Usage,
-        ClientError::Connect { .. } | ClientError::Tls { .. } | ClientError::Handshake { .. } => Exit::Unreachable,
+        ClientError::Connect { .. }
+        | ClientError::Tls { .. }
+        | ClientError::Handshake { .. }
+        | ClientError::Version { .. } => Exit::Unreachable,
         ClientError::Lost { .. } | ClientError::Closed { .. } | ClientError::Protocol(_) => Exit::Lost,
     }
 }

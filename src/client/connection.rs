@@ -26,7 +26,7 @@ use super::link::{CLOSE_PATIENCE, Fault, Link};
 use super::liveness::PatientRead;
 use super::retry::Backoff;
 use crate::clock;
-use crate::protocol::CloseCode;
+use crate::protocol::{self, CloseCode};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 use crate::transport::websocket::{
     Coding, ControlLane, FrameWriter, HandshakeError, InboundLimits, ReadEnd, Shaken, Side, client_handshake,
@@ -104,6 +104,7 @@ impl Connection {
                         message: body,
                     },
                     Ok(Err(HandshakeError::Malformed(message))) => ClientError::Handshake { status: None, message },
+                    Ok(Err(HandshakeError::Subprotocol(spoken))) => ClientError::Version { spoken },
                     Ok(Err(HandshakeError::Io(source))) => failed(source),
                     Err(RecvTimeoutError::Disconnected) if panicked => failed(io::Error::other("the reader panicked")),
                     Ok(Ok(())) | Err(_) => failed(io::Error::new(
@@ -177,7 +178,7 @@ impl Reader {
             mut shaken,
             frames,
         } = open;
-        self.link.reconnected(frames);
+        self.link.reconnected(frames, shaken.has_subprotocol);
         if opened.try_send(Ok(())).is_err() {
             return;
         }
@@ -198,7 +199,7 @@ impl Reader {
                 return;
             };
             (read, shaken) = (open.read, open.shaken);
-            self.link.reconnected(open.frames);
+            self.link.reconnected(open.frames, shaken.has_subprotocol);
         }
     }
 
@@ -217,7 +218,14 @@ impl Reader {
             ..
         } = &self.config;
         read.set_read_timeout(patience).map_err(HandshakeError::Io)?;
-        let shaken = client_handshake(read.as_mut(), write.as_mut(), authority, path, *coding)?;
+        let shaken = client_handshake(
+            read.as_mut(),
+            write.as_mut(),
+            authority,
+            path,
+            *coding,
+            protocol::SUBPROTOCOL,
+        )?;
         read.set_read_timeout(None).map_err(HandshakeError::Io)?;
         let link = Arc::downgrade(&self.link);
         read.set_doorbell(Arc::new(move || {
@@ -232,9 +240,13 @@ impl Reader {
         })
     }
 
-    /// Reads until the connection is over; returns why, and how many messages came.
+    /// Reads until the connection is over; returns why, and how many messages came besides a welcome that nobody has asked for.
     fn read(&self, read: Box<dyn ReadHalf>, shaken: Shaken) -> (ClientError, u64) {
-        let Shaken { leftover, coding } = shaken;
+        let Shaken {
+            leftover,
+            coding,
+            has_subprotocol: _,
+        } = shaken;
         let limits = InboundLimits {
             message_bytes_max: self.config.message_bytes_max,
             coding,
@@ -251,7 +263,7 @@ impl Reader {
         let mut n_messages = 0;
         let lane = Arc::clone(&self.link) as Arc<dyn ControlLane>;
         let (end, _read) = read_messages(read, leftover, Side::Client, limits, lane, |incoming| {
-            n_messages += 1;
+            n_messages += u64::from(!self.link.awaits_welcome());
             match self.link.take(&incoming, &self.closing) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {

@@ -41,6 +41,11 @@ pub enum ClientError {
         /// What was answered.
         message: String,
     },
+    /// The server speaks another version of the protocol, and says which. A client of that version is needed.
+    Version {
+        /// The subprotocol that the server has chosen.
+        spoken: String,
+    },
     /// The connection broke without a word: the server is gone, or the network between. What had not come is lost; connect
     /// anew.
     Lost {
@@ -90,6 +95,7 @@ impl ClientError {
             Self::Address(_)
             | Self::Connect { .. }
             | Self::Handshake { .. }
+            | Self::Version { .. }
             | Self::Lost { .. }
             | Self::Closed { .. }
             | Self::Protocol(_) => true,
@@ -111,6 +117,13 @@ impl fmt::Display for ClientError {
                     Some(status) => write!(f, "HTTP status {status}: {message}"),
                     None => f.write_str(message),
                 }
+            }
+            Self::Version { spoken } => {
+                write!(
+                    f,
+                    "the server speaks {spoken:?}, this client {}",
+                    crate::protocol::SUBPROTOCOL
+                )
             }
             Self::Lost { source: Some(source) } => write!(f, "connection lost: {source}"),
             Self::Lost { source: None } => f.write_str("connection lost"),
@@ -147,6 +160,7 @@ impl std::error::Error for ClientError {
             Self::Tls { source, .. } => Some(source),
             Self::Address(_)
             | Self::Handshake { .. }
+            | Self::Version { .. }
             | Self::Lost { source: None }
             | Self::Closed { .. }
             | Self::Protocol(_)

@@ -18,7 +18,7 @@ use crate::error::ErrorCode;
 use crate::id::{RequestId, ResumeToken, StreamId};
 use crate::protocol::{
     Ack, CancelQuery, ClientMessage, CloseCode, PongMessage, ProgressMessage, ResumeQuery, ServerMessage, StreamQuery,
-    StreamRef, checksum, decode_binary_message, decode_server_message, encode_client_message,
+    StreamRef, WelcomeMessage, checksum, decode_binary_message, decode_server_message, encode_client_message,
 };
 use crate::transport::TransportControl;
 use crate::transport::websocket::{ControlLane, FrameWriter, Incoming};
@@ -59,6 +59,10 @@ struct Table {
     pings: HashMap<i64, Sender<Infallible>>,
     /// Where answers go that concern no query of this client.
     answers: Option<Sender<ServerMessage>>,
+    /// Whether the server has agreed to say first what it is, and has not yet.
+    awaits_welcome: bool,
+    /// What the server has said it is, on this connection or, until it has, the one before.
+    welcome: Option<WelcomeMessage>,
     /// What the peer's close frame said, or what we told it.
     close: Option<(Option<u16>, String)>,
     /// Why the connection is over.
@@ -274,6 +278,22 @@ impl Link {
         }
     }
 
+    /// Whether the server is yet to say what it is, unasked.
+    pub(super) fn awaits_welcome(&self) -> bool {
+        self.table.lock().awaits_welcome
+    }
+
+    /// What the server has said it is, unasked; `None` where it says so only to those who ask.
+    ///
+    /// Blocks until it has, or the connection is over.
+    pub(super) fn welcome(&self) -> Result<Option<WelcomeMessage>, ClientError> {
+        if self.awaits_welcome() {
+            // It is the server's first message: with the answer to anything it is there.
+            self.ping()?;
+        }
+        Ok(self.table.lock().welcome.clone())
+    }
+
     /// Why the connection is over; to be asked once it is.
     pub(super) fn end(&self) -> ClientError {
         self.table.lock().end.clone().unwrap_or(ClientError::Closed {
@@ -326,6 +346,15 @@ impl Link {
 
     /// Hands a message to whom it belongs. Blocks while that query's channel is full; see the module.
     pub(super) fn route(&self, message: ServerMessage, closing: &Receiver<Infallible>) -> Result<(), Fault> {
+        {
+            let mut table = self.table.lock();
+            if std::mem::take(&mut table.awaits_welcome)
+                && let ServerMessage::Welcome(welcome) = message
+            {
+                table.welcome = Some(*welcome);
+                return Ok(());
+            }
+        }
         let (request_id, is_end) = match &message {
             ServerMessage::Pong(PongMessage { timestamp }) => {
                 let id = timestamp.as_ref().and_then(|timestamp| timestamp.as_i64());
@@ -420,8 +449,9 @@ impl Link {
         }
     }
 
-    /// The next connection is there: queries go on where they were.
-    pub(super) fn reconnected(&self, frames: FrameWriter) {
+    /// The next connection is there: queries go on where they were. The server may have agreed to say first what it is.
+    pub(super) fn reconnected(&self, frames: FrameWriter, awaits_welcome: bool) {
+        self.table.lock().awaits_welcome = awaits_welcome;
         self.outgoing.lock().frames = Some(frames);
         let messages: Vec<ClientMessage> = {
             let table = self.table.lock();

@@ -97,7 +97,7 @@ impl Client {
     /// Blocks for at most 10 seconds per address that the name stands for, the name's look-up aside.
     ///
     /// # Errors
-    /// [`ClientError::Address`], [`ClientError::Connect`], `ClientError::Tls` and [`ClientError::Handshake`].
+    /// [`ClientError::Address`], [`ClientError::Connect`], `ClientError::Tls`, [`ClientError::Handshake`] and [`ClientError::Version`].
     pub fn connect(url: &str) -> Result<Self, ClientError> {
         Self::builder().connect(url)
     }
@@ -171,6 +171,17 @@ impl Client {
             Some(ServerMessage::Error(error)) => Err(ClientError::Query(Box::new(error))),
             _ => Err(ClientError::Protocol("no description came".to_owned())),
         }
+    }
+
+    /// What the server has said, unasked, that it is and can do: on this connection or, after a loss, the newest. `None` of a server
+    /// that has passed over the subprotocol `rowstream.v1`, which this client offers; [`hello`](Self::hello) asks.
+    ///
+    /// Blocks, right after connecting, until it has come; ends with the connection, at the latest.
+    ///
+    /// # Errors
+    /// Everything that ends a connection.
+    pub fn welcome(&self) -> Result<Option<WelcomeMessage>, ClientError> {
+        self.connection.link().welcome()
     }
 
     /// What the server is and can do.

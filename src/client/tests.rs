@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -68,7 +68,8 @@ fn read_head(read: &mut dyn ReadHalf) -> Vec<u8> {
     head
 }
 
-fn answer_upgrade(read: &mut dyn ReadHalf, write: &mut dyn io::Write) {
+/// Upgrades, and says that it speaks this subprotocol.
+fn answer_upgrade(read: &mut dyn ReadHalf, write: &mut dyn io::Write, subprotocol: Option<&str>) {
     let head = read_head(read);
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut request = httparse::Request::new(&mut headers);
@@ -79,19 +80,35 @@ fn answer_upgrade(read: &mut dyn ReadHalf, write: &mut dyn io::Write) {
         .map(|header| (header.name, header.value))
         .collect();
     assert!(headers.contains(&("Host", b"memory:80")), "{headers:?}");
+    assert!(
+        headers.contains(&("Sec-WebSocket-Protocol", b"rowstream.v1")),
+        "{headers:?}"
+    );
     let upgrade = accept_response(&headers, Coding::Plain).unwrap();
-    write.write_all(&upgrade.response).unwrap();
+    let mut response = String::from_utf8(upgrade.response).unwrap();
+    if let Some(subprotocol) = subprotocol {
+        response.insert_str(
+            response.len() - 2,
+            &format!("Sec-WebSocket-Protocol: {subprotocol}\r\n"),
+        );
+    }
+    write.write_all(response.as_bytes()).unwrap();
 }
 
 impl FakeServer {
+    /// One that passes over the subprotocol.
     fn start(transport: MemoryTransport) -> JoinHandle<Self> {
+        Self::start_speaking(transport, None)
+    }
+
+    fn start_speaking(transport: MemoryTransport, subprotocol: Option<&'static str>) -> JoinHandle<Self> {
         let accept = move || {
             let Halves {
                 mut read,
                 mut write,
                 control,
             } = Box::new(transport).split().unwrap();
-            answer_upgrade(read.as_mut(), write.as_mut());
+            answer_upgrade(read.as_mut(), write.as_mut(), subprotocol);
             let frames = Arc::new(Mutex::new(FrameWriter::new(write, Side::Server)));
             let (heard_tx, heard) = bounded(64);
             let has_closed = Arc::new(AtomicBool::new(false));
@@ -211,6 +228,72 @@ fn started(client: &Client, server: &FakeServer) -> (QueryStream, i64) {
 
 fn numbers(batch: &Batch) -> Vec<i64> {
     batch.rows().map(|row| row.get(0).unwrap()).collect()
+}
+
+fn welcome(server_id: &str) -> Json {
+    let limits = json!({"message_bytes": 1, "query_bytes": 2, "batch_size": 3, "batch_bytes": 4, "row_bytes": 5, "streams": 6,
+        "window_batches": 7, "window_bytes": 8, "retention_bytes": 9, "retention_seconds": 10, "query_ms": 11, "stall_ms": 12});
+    json!({"type": "welcome", "server": "fake", "version": "9", "server_id": server_id, "capabilities": ["ack"],
+        "limits": limits, "engines": ["e"], "heartbeat_ms": 13})
+}
+
+#[test]
+fn the_first_welcome_is_kept_and_others_are_answers() {
+    let (here, there) = memory_pair(1 << 16);
+    let server = FakeServer::start_speaking(there, Some("rowstream.v1"));
+    let client = Client::over(here, URL).unwrap();
+    let server = server.join().unwrap();
+    thread::scope(|scope| {
+        // Asked for before it has come.
+        let asked = scope.spawn(|| client.welcome());
+        let ping = server.hear();
+        server.say(&welcome("first"));
+        server.say(&json!({"type": "pong", "timestamp": ping["timestamp"]}));
+        let welcome = asked.join().unwrap().unwrap().unwrap();
+        assert_eq!((&*welcome.server_id, welcome.limits.streams), ("first", 6));
+        assert_eq!(welcome.capabilities, ["ack"]);
+        let asked = scope.spawn(|| client.hello());
+        assert_eq!(server.hear()["type"], "hello");
+        server.say(&self::welcome("second"));
+        let ping = server.hear();
+        server.say(&json!({"type": "pong", "timestamp": ping["timestamp"]}));
+        assert_eq!(asked.join().unwrap().unwrap().server_id, "second");
+    });
+    assert_eq!(client.welcome().unwrap().unwrap().server_id, "first");
+}
+
+#[test]
+fn a_server_that_passes_over_the_subprotocol_welcomes_nobody() {
+    let (client, server) = connected();
+    assert!(client.welcome().unwrap().is_none());
+    started(&client, &server);
+}
+
+#[test]
+fn a_server_that_agrees_and_says_no_welcome_is_borne_with() {
+    let (here, there) = memory_pair(1 << 16);
+    let server = FakeServer::start_speaking(there, Some("rowstream.v1"));
+    let client = Client::over(here, URL).unwrap();
+    let server = server.join().unwrap();
+    started(&client, &server);
+    assert!(client.welcome().unwrap().is_none());
+}
+
+#[test]
+fn a_server_of_another_version_is_refused_by_its_name() {
+    let (here, there) = memory_pair(1 << 16);
+    let server = FakeServer::start_speaking(there, Some("rowstream.v2"));
+    let error = Client::over(here, URL).unwrap_err();
+    assert!(
+        matches!(&error, ClientError::Version { spoken } if spoken == "rowstream.v2"),
+        "{error:?}"
+    );
+    assert_eq!(
+        error.to_string(),
+        "the server speaks \"rowstream.v2\", this client rowstream.v1"
+    );
+    assert!(error.ends_connection());
+    drop(server.join());
 }
 
 #[test]

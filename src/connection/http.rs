@@ -7,14 +7,12 @@ use std::io::ErrorKind;
 use std::time::Instant;
 
 use crate::clock;
+use crate::protocol::SUBPROTOCOL as SUBPROTOCOL_NAME;
 use crate::transport::ReadHalf;
 use crate::transport::websocket::{Coding, Upgrade, UpgradeRefusal, accept_response};
 
 /// Largest head: request line and headers.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-
-/// The subprotocol: this protocol, in this version.
-const SUBPROTOCOL_NAME: &str = "rowstream.v1";
 
 /// Most header lines.
 const HEADERS_MAX: usize = 64;

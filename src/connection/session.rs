@@ -90,7 +90,7 @@ pub(crate) struct Named {
     pub(crate) is_own: bool,
 }
 
-/// Streams whose terminator is out and that are still known by their id: what a client sends before it has read the terminator is
+/// Streams whose terminator is out and that are still known by their names: what a client sends before it has read the terminator is
 /// no mistake.
 const ENDED_KNOWN_MAX: usize = 128;
 
@@ -102,7 +102,7 @@ pub(crate) struct Session {
     live: HashMap<StreamId, Option<RequestId>>,
     by_request: HashMap<RequestId, StreamId>,
     /// The last ones to end.
-    ended: VecDeque<StreamId>,
+    ended: VecDeque<(StreamId, Option<RequestId>)>,
     n_bad_in_a_row: u32,
 }
 
@@ -184,18 +184,19 @@ impl Session {
         let Some(request_id) = self.live.remove(&stream_id) else {
             return;
         };
-        if let Some(request_id) = request_id {
-            self.by_request.remove(&request_id);
+        if let Some(request_id) = &request_id {
+            self.by_request.remove(request_id);
         }
         if self.ended.len() == ENDED_KNOWN_MAX {
             self.ended.pop_front();
         }
-        self.ended.push_back(stream_id);
+        self.ended.push_back((stream_id, request_id));
     }
 
     /// The streams that this connection has, and those that it had last.
     pub(crate) fn known(&self) -> Vec<StreamId> {
-        self.live.keys().chain(&self.ended).copied().collect()
+        let ended = self.ended.iter().map(|(id, _)| id);
+        self.live.keys().chain(ended).copied().collect()
     }
 
     fn bad(&mut self, reply: ErrorMessage) -> Action {
@@ -219,7 +220,7 @@ impl Session {
                 target,
                 batch_number,
                 end,
-            }) => self.on_stream(target, |stream| Action::Ack {
+            }) => self.on_stream(self.with_ended(target), |stream| Action::Ack {
                 stream,
                 batch_number,
                 end,
@@ -347,6 +348,18 @@ impl Session {
         }
     }
 
+    /// What an acknowledgement is for: a client's name may be that of a stream whose terminator is out, which is what `end` is about.
+    fn with_ended(&self, target: StreamRef) -> StreamRef {
+        let StreamRef::Request(name) = &target else {
+            return target;
+        };
+        if self.by_request.contains_key(name) {
+            return target;
+        }
+        let newest = self.ended.iter().rev().find(|(_, other)| other.as_ref() == Some(name));
+        newest.map_or(target, |(id, _)| StreamRef::Stream(Ok(*id)))
+    }
+
     /// What to do where no stream of this client has that id.
     pub(crate) fn on_not_found(&self, id: StreamId) -> Action {
         if self.live.contains_key(&id) {
@@ -358,7 +371,7 @@ impl Session {
 
     /// What to do about an acknowledgement for a stream that this connection has not got.
     pub(crate) fn on_late_ack(&self, id: StreamId) -> Action {
-        if self.ended.contains(&id) {
+        if self.ended.iter().any(|(ended, _)| *ended == id) {
             return Action::Ignore;
         }
         self.on_not_found(id)
@@ -496,6 +509,13 @@ mod tests {
             "its terminator is on the way"
         );
         session.on_ended(id);
+        let ack = r#"{"type":"ack","request_id":"mine","batch_number":0,"end":true}"#;
+        assert!(
+            matches!(session.on_text(ack), Action::Ack { stream: Named { id: found, is_own: false }, .. } if found == id),
+            "by its name too: that its end has come"
+        );
+        let unheard = ack.replace("mine", "unheard-of");
+        assert_eq!(code_of(&session.on_text(&unheard)), ErrorCode::StreamNotFound);
         // It may be another connection's of the same client.
         assert!(matches!(session.on_text(&by_id), Action::Cancel(found) if found == Named { id, is_own: false }));
         assert_eq!(code_of(&session.on_not_found(id)), ErrorCode::StreamNotFound);

@@ -2,20 +2,19 @@
 
 use std::borrow::Cow;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::compress::Compression;
 use super::message::{DataFormat, ServerMessage};
+use super::param::params;
 use super::request::{
     Ack, CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ResumeQuery, SetPriority, StreamQuery,
     StreamRef,
 };
 use crate::error::ErrorCode;
 use crate::id::RequestId;
-use crate::rows::{ColumnType, Params, Value};
+use crate::rows::Params;
 
 /// Why bytes are no message. `request_id` is filled in wherever the message has a usable one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub(crate) struct DecodeError {
 }
 
 impl DecodeError {
-    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             code,
             message: message.into(),
@@ -34,7 +33,7 @@ impl DecodeError {
         }
     }
 
-    fn bad(message: impl Into<String>) -> Self {
+    pub(super) fn bad(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::BadMessage, message)
     }
 }
@@ -52,7 +51,7 @@ pub(crate) fn decode_client_message(text: &str) -> Result<ClientMessage, DecodeE
     };
     let request_id = field::<RequestId>(&mut object, "request_id")?;
     let decoded = match object.get("type").and_then(Json::as_str) {
-        Some("stream_query") => stream_query(&mut object, request_id.clone()),
+        Some("stream_query") => stream_query(text, &mut object, request_id.clone()),
         Some("cancel_query") => {
             stream_ref(&mut object, request_id.clone()).map(|target| ClientMessage::CancelQuery(CancelQuery { target }))
         }
@@ -90,7 +89,11 @@ pub(crate) fn decode_client_message(text: &str) -> Result<ClientMessage, DecodeE
     })
 }
 
-fn stream_query(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
+fn stream_query(
+    text: &str,
+    object: &mut Map<String, Json>,
+    request_id: Option<RequestId>,
+) -> Result<ClientMessage, DecodeError> {
     let query =
         field::<String>(object, "query")?.ok_or_else(|| DecodeError::bad("stream_query has a \"query\", a string"))?;
     let format = match field::<String>(object, "format")?.as_deref() {
@@ -108,7 +111,10 @@ fn stream_query(object: &mut Map<String, Json>, request_id: Option<RequestId>) -
         query,
         request_id,
         batch_size: positive(object, "batch_size")?,
-        params: params(object.remove("params"))?,
+        params: match object.remove("params") {
+            None | Some(Json::Null) => Params::None,
+            Some(_) => params(text)?,
+        },
         engine: field(object, "engine")?,
         format,
         compression,
@@ -257,98 +263,6 @@ fn positive<T: for<'de> Deserialize<'de> + Default + PartialEq>(
     }
 }
 
-fn params(json: Option<Json>) -> Result<Params, DecodeError> {
-    match json {
-        None | Some(Json::Null) => Ok(Params::None),
-        Some(Json::Array(values)) => values
-            .into_iter()
-            .enumerate()
-            .map(|(idx, value)| param(&idx.to_string(), value))
-            .collect::<Result<_, _>>()
-            .map(Params::Positional),
-        Some(Json::Object(values)) => values
-            .into_iter()
-            .map(|(name, value)| param(&quoted(&name), value).map(|value| (name, value)))
-            .collect::<Result<_, _>>()
-            .map(Params::Named),
-        Some(_) => Err(DecodeError::bad("params: an array, or an object for named parameters")),
-    }
-}
-
-fn param(which: &str, json: Json) -> Result<Value, DecodeError> {
-    match json {
-        Json::Null => Ok(Value::Null),
-        Json::Bool(value) => Ok(Value::Boolean(value)),
-        Json::String(value) => Ok(Value::Text(value)),
-        Json::Number(number) => match (number.as_i64(), number.is_u64(), number.as_f64()) {
-            (Some(integer), _, _) => Ok(Value::Integer(integer)),
-            (None, false, Some(real)) => Ok(Value::Real(real)),
-            _ => Err(DecodeError::new(
-                ErrorCode::ParameterError,
-                format!("parameter {which}: {number} does not fit 64 bits"),
-            )),
-        },
-        Json::Object(typed) => typed_param(which, typed),
-        Json::Array(_) => Err(DecodeError::new(
-            ErrorCode::ParameterError,
-            format!("parameter {which}: must be null, a boolean, a number, a string, or a type with a value"),
-        )),
-    }
-}
-
-/// A parameter that says what it is: `{"type": …, "value": …}`.
-fn typed_param(which: &str, mut typed: Map<String, Json>) -> Result<Value, DecodeError> {
-    let refused = |text: &str| DecodeError::new(ErrorCode::ParameterError, format!("parameter {which}: {text}"));
-    let ty: ColumnType = typed
-        .remove("type")
-        .and_then(|ty| serde_json::from_value(ty).ok())
-        .ok_or_else(|| refused("an object is {\"type\", \"value\"}, the type one that columns have"))?;
-    let value = typed
-        .remove("value")
-        .ok_or_else(|| refused("a typed parameter has a \"value\""))?;
-    if !typed.is_empty() {
-        return Err(refused("a typed parameter has nothing but \"type\" and \"value\""));
-    }
-    if value.is_null() {
-        return Ok(Value::Null);
-    }
-    let found = match (ty, &value) {
-        (ColumnType::Any, value) if !value.is_object() => return param(which, value.clone()),
-        (ColumnType::Boolean, Json::Bool(value)) => Some(Value::Boolean(*value)),
-        (ColumnType::Int64, Json::Number(number)) => number.as_i64().map(Value::Integer),
-        (ColumnType::Int64, Json::String(digits)) => digits.parse().ok().map(Value::Integer),
-        (ColumnType::Float64, Json::Number(number)) => number.as_f64().map(Value::Real),
-        (ColumnType::Float64, Json::String(name)) => real(name).map(Value::Real),
-        (ColumnType::Blob, Json::String(text)) => BASE64.decode(text).ok().map(Value::Blob),
-        (
-            ColumnType::Text
-            | ColumnType::Decimal
-            | ColumnType::Date
-            | ColumnType::Time
-            | ColumnType::Timestamp
-            | ColumnType::TimestampTz
-            | ColumnType::Uuid,
-            Json::String(text),
-        ) => Some(Value::Text(text.clone())),
-        // A document, or the text of one.
-        (ColumnType::Json, Json::String(text)) => Some(Value::Text(text.clone())),
-        (ColumnType::Json, document) => Some(Value::Text(document.to_string())),
-        _ => None,
-    };
-    found.ok_or_else(|| refused("the value is not of its type"))
-}
-
-/// A double as a string: what JSON has no number for, or a number's text.
-fn real(text: &str) -> Option<f64> {
-    match text {
-        "NaN" => Some(f64::NAN),
-        "Infinity" => Some(f64::INFINITY),
-        "-Infinity" => Some(f64::NEG_INFINITY),
-        digits if digits.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => digits.parse().ok(),
-        _ => None,
-    }
-}
-
 /// A peer's text in quotes, shortened, with control characters escaped.
 pub(crate) fn quoted(text: &str) -> String {
     const CHARS_MAX: usize = 64;
@@ -363,7 +277,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::WindowRequest;
-    use crate::rows::{Int64Encoding, RowFormat};
+    use crate::rows::{Int64Encoding, RowFormat, Value};
 
     #[track_caller]
     fn query(text: &str) -> StreamQuery {
@@ -423,30 +337,6 @@ mod tests {
         assert_eq!(full, expected);
         let named = query(r#"{"type":"stream_query","query":"q","params":{"a":1}}"#);
         assert_eq!(named.params, Params::Named(vec![("a".into(), 1_i64.into())]));
-    }
-
-    #[test]
-    fn parameters_may_say_their_type() {
-        let params = query(
-            r#"{"type":"stream_query","query":"","params":[{"type":"int64","value":"-9223372036854775808"},
-                {"type":"int64","value":7},{"type":"float64","value":"-Infinity"},{"type":"float64","value":1},
-                {"type":"blob","value":"AAEC"},{"type":"boolean","value":true},{"type":"date","value":"2026-11-26"},
-                {"type":"json","value":{"a":[1]}},{"type":"text","value":null},{"type":"any","value":"x"}]}"#,
-        )
-        .params;
-        let expected = vec![
-            i64::MIN.into(),
-            7_i64.into(),
-            f64::NEG_INFINITY.into(),
-            1.0.into(),
-            Value::Blob(vec![0, 1, 2]),
-            true.into(),
-            "2026-11-26".into(),
-            r#"{"a":[1]}"#.into(),
-            Value::Null,
-            "x".into(),
-        ];
-        assert_eq!(params, Params::Positional(expected));
     }
 
     #[test]

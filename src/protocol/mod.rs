@@ -11,6 +11,7 @@ mod decode;
 mod encode;
 mod integrity;
 mod message;
+mod param;
 mod request;
 #[cfg(test)]
 mod schema_check_test;
@@ -38,3 +39,6 @@ pub use request::{
     Ack, CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ResumeQuery, SetPriority,
     StreamQuery, StreamRef, WindowRequest,
 };
+
+/// The subprotocol of the WebSocket handshake: this protocol, in this version.
+pub(crate) const SUBPROTOCOL: &str = "rowstream.v1";

@@ -1,9 +1,10 @@
 //! The program, as a process: what it prints, and how it ends.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
 
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -26,16 +27,21 @@ struct Served {
 
 impl Served {
     fn new() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(flags: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("shop.db");
         let sql =
             "CREATE TABLE t(n INTEGER, name TEXT); INSERT INTO t VALUES (1, 'one'), (2, 'two, \"too\"'), (3, NULL)";
         Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-        Self::start(&path, folder)
+        Self::start(&path, folder, flags)
     }
 
-    fn start(path: &Path, folder: TempDir) -> Self {
+    fn start(path: &Path, folder: TempDir, flags: &[&str]) -> Self {
         let mut process = rowstream(&["serve", "--listen", "127.0.0.1:0", "--db", path.to_str().unwrap()])
+            .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -370,4 +376,43 @@ fn servers_are_reached_by_tls_and_by_unix_sockets() {
     check(&["query", &elsewhere, "q", "--ca", ca], 3, "", "cannot connect");
     check(&["query", &secure, "q", "--ca", "/nowhere"], 2, "", "/nowhere: ");
     check(&["query", &format!("ws://localhost:{port}/ws"), "q"], 3, "", "wss://");
+}
+
+/// A query over a relay, and the bytes that the server has sent.
+fn relayed(served: &Served, arguments: &[&str]) -> (Output, u64) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = served.url.strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap();
+    let server = TcpStream::connect(address).unwrap();
+    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+    thread::scope(|scope| {
+        let relay = scope.spawn(|| {
+            let (client, _) = listener.accept().unwrap();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let _either_has_gone = std::io::copy(&mut &client, &mut &server);
+                    let _gone = server.shutdown(Shutdown::Write);
+                });
+                let n_bytes = std::io::copy(&mut &server, &mut &client).unwrap();
+                let _gone = client.shutdown(Shutdown::Both);
+                n_bytes
+            })
+        });
+        let output = rowstream(&[&["query", &url], arguments].concat()).output().unwrap();
+        (output, relay.join().unwrap())
+    })
+}
+
+#[test]
+fn messages_are_deflated_where_both_sides_want_it() {
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) SELECT i, 'much the same' AS s FROM n";
+    let allowing = Served::with(&["--permessage-deflate"]);
+    let (plain, n_plain) = relayed(&allowing, &[sql]);
+    let (deflated, n_deflated) = relayed(&allowing, &[sql, "--permessage-deflate"]);
+    assert_eq!(plain.stdout.iter().filter(|byte| **byte == b'\n').count(), 10_000);
+    assert_eq!(deflated.stdout, plain.stdout);
+    assert!(n_deflated * 2 < n_plain, "{n_deflated} of {n_plain} bytes");
+    // A server that does not allow it sends its messages as they are.
+    let (output, n_bytes) = relayed(&Served::new(), &[sql, "--permessage-deflate"]);
+    assert_eq!(output.stdout, plain.stdout);
+    assert!(n_bytes * 2 > n_plain, "{n_bytes} of {n_plain} bytes");
 }

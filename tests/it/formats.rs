@@ -415,7 +415,9 @@ fn a_query_is_described_without_being_executed() {
 fn the_client_library_asks_and_reads_all_of_it() {
     let (_folder, server) = serve_sql("CREATE TABLE t(id INTEGER); INSERT INTO t VALUES (1)");
     let client = rowstream::Client::connect(&format!("ws://{}/ws", server.local_addr().unwrap())).unwrap();
-    assert_eq!(client.hello().unwrap().engines, ["sqlite", "memory"]);
+    let (welcome, hello) = (client.welcome().unwrap().unwrap(), client.hello().unwrap());
+    assert_eq!(hello.engines, ["sqlite", "memory"]);
+    assert_eq!(welcome, hello, "unasked and asked");
     let description = client.describe("SELECT id FROM t WHERE id = ?").unwrap();
     assert_eq!((description.parameters.len(), description.read_only), (1, Some(true)));
     assert!(client.describe("SELECT").is_err());

@@ -170,7 +170,7 @@ impl Running {
 
 /// What `tests/run` has put below `target/interop`.
 #[track_caller]
-fn installed(path: &str) -> PathBuf {
+pub(crate) fn installed(path: &str) -> PathBuf {
     let path = root().join("target/interop").join(path);
     assert!(
         path.exists(),
@@ -191,7 +191,7 @@ pub(crate) fn python() -> Command {
 fn by_python(words: &[&str]) -> Value {
     let mut command = python();
     command.arg(root().join("tests/interop/python.py")).args(words);
-    answer(&mut command)
+    by_command(&mut command)
 }
 
 /// What a command of `node.mjs` prints.
@@ -201,11 +201,12 @@ fn by_node(words: &[&str]) -> Value {
     let mut command = Command::new("node");
     command.env("ROWSTREAM_NODE_MODULES", packages);
     command.arg(root().join("tests/interop/node.mjs")).args(words);
-    answer(&mut command)
+    by_command(&mut command)
 }
 
+/// What it prints.
 #[track_caller]
-fn answer(command: &mut Command) -> Value {
+pub(crate) fn by_command(command: &mut Command) -> Value {
     let ended = Running::start(command).end();
     assert!(ended.status.success(), "{command:?}: {}\n{}", ended.status, ended.err);
     serde_json::from_str(&ended.out).unwrap()

@@ -15,6 +15,8 @@ mod cli;
 mod cuts;
 mod death;
 mod deflate;
+#[cfg(feature = "cli")]
+mod documents;
 mod errors;
 mod examples;
 mod faults;

@@ -1,6 +1,6 @@
 //! `examples/plain_client.py` against the server, and against frames written by hand that the server would not send.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
@@ -80,6 +80,13 @@ fn the_plain_client_says_why_it_has_no_rows() {
         .end()
         .check(1, "SYNTAX_ERROR: no such column: nowhere");
     plain_client(&url, "SELECT 1", &["--carving"]).end().check(2, "--gzip");
+    plain_client(&url.replace("ws://", "http://"), "SELECT 1", &[])
+        .end()
+        .check(2, "ws[s]://HOST:PORT/ws");
+    // The server speaks no TLS.
+    plain_client(&url.replace("ws://", "wss://"), "SELECT 1", &[])
+        .end()
+        .check(3, "no connection: ");
     plain_client(&url.replace("/ws", "/"), "SELECT 1", &[])
         .end()
         .check(3, "200 OK");
@@ -132,15 +139,18 @@ fn batch(number: u64, row: &str) -> Value {
 fn binary_batch(number: u64, row: &str, more: usize) -> Vec<u8> {
     let mut header = batch(number, row);
     let rows = header.as_object_mut().unwrap().remove("rows").unwrap().to_string();
-    let mut deflater = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
-    deflater.write_all(rows.as_bytes()).unwrap();
     header["encoding"] = json!("json");
     header["compression"] = json!("deflate-raw");
     header["uncompressed_bytes"] = json!(rows.len() + more);
     let header = header.to_string();
     let length = (header.len() as u32).to_be_bytes();
-    let payload = deflater.finish().unwrap();
-    frame(FIN | BINARY, &[&length, header.as_bytes(), &payload].concat())
+    frame(FIN | BINARY, &[&length, header.as_bytes(), &deflated(&rows)].concat())
+}
+
+fn deflated(text: &str) -> Vec<u8> {
+    let mut deflater = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    deflater.write_all(text.as_bytes()).unwrap();
+    deflater.finish().unwrap()
 }
 
 fn completed(rows: &[&str]) -> Value {
@@ -150,7 +160,19 @@ fn completed(rows: &[&str]) -> Value {
     json!({"type": "query_completed", "stream_id": "s", "total_rows": rows.len(), "digest": digest})
 }
 
-/// Has the client run against these frames, one list for each connection; how it ended, and what it said: on all connections but the
+/// Answers a request with HTTP 503.
+fn refuse(mut stream: TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    let answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nfull";
+    stream.write_all(answer).unwrap();
+}
+
+/// Has the client run against these frames, one list for each connection, none for one that is refused with HTTP 503; how it ended, and what it said: on all connections but the
 /// last only its first message.
 #[track_caller]
 fn play(connections: Vec<Vec<Vec<u8>>>) -> (Ended, Vec<Message>) {
@@ -161,6 +183,10 @@ fn play(connections: Vec<Vec<Vec<u8>>>) -> (Ended, Vec<Message>) {
         for frames in connections {
             let (stream, _) = listener.accept().unwrap();
             stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            if frames.is_empty() {
+                refuse(stream);
+                continue;
+            }
             let mut socket = tungstenite::accept(stream).unwrap();
             said.push(socket.read().unwrap());
             // A client that fails does not take everything.
@@ -242,12 +268,23 @@ fn the_plain_client_believes_nothing_that_does_not_add_up() {
     damaged["checksum"] = json!("00000000");
     let mut masked = text(&batch(0, "a"));
     masked[1] |= 0x80;
+    let mut corrupt = binary_batch(0, "a", 0);
+    // A block of a kind that deflate does not have.
+    let payload_at = corrupt.len() - deflated("[[\"a\"]]").len();
+    corrupt[payload_at] |= 0b110;
     let cases = [
         (1, "is damaged", text(&damaged)),
         (1, "one before it is missing", text(&batch(1, "a"))),
         (1, "bytes that it promises", binary_batch(0, "a", 1)),
         (1, "bytes that it promises", binary_batch(0, "a", 1 << 40)),
         (1, "not those that the server has sent", text(&completed(&["a"]))),
+        (1, "cannot be read", corrupt),
+        (1, "cannot be read", frame(FIN | BINARY, &[255; 8])),
+        (1, "cannot be read", frame(FIN | BINARY, &[0, 0])),
+        (1, "cannot be read", frame(FIN | TEXT, b"{\"type\": ")),
+        (1, "cannot be read", frame(FIN | TEXT, b"\"\xff\"")),
+        (1, "cannot be read", text(&json!(["query_batch"]))),
+        (1, "cannot be read", text(&json!({"type": "query_batch"}))),
         (4, "may not be", masked),
         (
             4,
@@ -258,7 +295,12 @@ fn the_plain_client_believes_nothing_that_does_not_add_up() {
     for (code, says, bytes) in cases {
         let (ended, _) = play(vec![vec![text(&started()), bytes]]);
         ended.check(code, says);
-        assert_eq!(ended.out, "");
+        assert_eq!(
+            (ended.out.as_str(), ended.err.lines().count()),
+            ("", 1),
+            "{}",
+            ended.err
+        );
     }
 }
 
@@ -281,6 +323,10 @@ fn the_plain_client_resumes_what_it_was_too_slow_for_and_skips_replays() {
         &said[1],
         json!({"type": "resume_query", "resume_token": "first", "last_batch": 0}),
     );
+    // A server that has no room is asked again, as one that is not there.
+    let (ended, _) = play(vec![before.clone(), vec![], vec![], after.to_vec()]);
+    ended.check(0, "503 Service Unavailable");
+    assert_eq!(ended.out, "[\"a\"]\n[\"b\"]\n");
     let (ended, _) = play(vec![before, vec![text(&refused)]]);
     ended.check(4, "RESUME_EXPIRED: too late");
     assert_eq!(ended.out, "[\"a\"]\n");

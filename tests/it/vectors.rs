@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use std::{fs, io};
 
+use rowstream::engine::memory::Script;
 use rowstream::engine::sqlite::SqliteEngine;
-use rowstream::{Server, ServerHandle};
+use rowstream::{MemoryEngine, Server, ServerHandle, StreamingConfig};
 use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -14,7 +16,7 @@ use tempfile::TempDir;
 use tungstenite::Message;
 
 use crate::schema_check::refusal;
-use crate::support::Plain;
+use crate::support::{DEADLINE, Plain};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")
@@ -25,13 +27,48 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> T {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A server as the README describes it: an empty SQLite database, all limits at their defaults.
-fn serve() -> (TempDir, ServerHandle) {
+/// What a transcript has of the server that is not as the README describes it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Setup {
+    workers: Option<usize>,
+    streams: Option<usize>,
+    queries_waiting: Option<usize>,
+    engine: Option<SetupEngine>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SetupEngine {
+    LateColumns,
+}
+
+/// A server as the README describes it: an empty SQLite database, all limits at their defaults, but for what `setup` has.
+pub(crate) fn serve(setup: &Setup) -> (TempDir, ServerHandle) {
     let folder = TempDir::new().unwrap();
-    let path = folder.path().join("empty.db");
-    Connection::open(&path).unwrap().execute_batch("VACUUM").unwrap();
-    let engine = SqliteEngine::open(&path).unwrap();
-    let server = Server::builder().engine("main", engine).listen("127.0.0.1:0");
+    let mut server = Server::builder().listen("127.0.0.1:0");
+    server = match setup.engine {
+        Some(SetupEngine::LateColumns) => {
+            let script = Script::new(["n"]).columns_late().row([1.into()]);
+            server.engine("main", MemoryEngine::builder().query("SELECT 1 AS n", script).build())
+        }
+        None => {
+            let path = folder.path().join("empty.db");
+            Connection::open(&path).unwrap().execute_batch("VACUUM").unwrap();
+            server.engine("main", SqliteEngine::open(&path).unwrap())
+        }
+    };
+    if let Some(n_workers) = setup.workers {
+        server = server.workers(n_workers);
+    }
+    if let Some(n_streams) = setup.streams {
+        server = server.streams_per_connection_max(n_streams);
+    }
+    if let Some(queries_waiting_max) = setup.queries_waiting {
+        let mut streaming = StreamingConfig::default();
+        streaming.queries_waiting_max = queries_waiting_max;
+        server = server.streaming(streaming);
+    }
     (folder, server.start().unwrap())
 }
 
@@ -133,7 +170,7 @@ impl ValueCase {
 #[test]
 fn values_are_written_as_the_vectors_say() {
     let Values { cases, .. } = read(&folder().join("values.json"));
-    let (_folder, server) = serve();
+    let (_folder, server) = serve(&Setup::default());
     let mut client = Plain::connect(&server);
     for case in cases {
         case.run(&mut client);
@@ -142,18 +179,52 @@ fn values_are_written_as_the_vectors_say() {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Transcript {
+pub(crate) struct Transcript {
     #[serde(rename = "description")]
     _description: String,
     /// Capabilities without which it cannot be run.
     #[serde(default)]
     requires: Vec<String>,
-    steps: Vec<Step>,
+    #[serde(default)]
+    pub(crate) server: Setup,
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Transcript {
+    /// Whether it can be run against a server that offers this.
+    pub(crate) fn is_for(&self, offered: &[Value]) -> bool {
+        self.requires.iter().all(|name| offered.contains(&json!(name)))
+    }
+}
+
+/// All of them, by their files.
+pub(crate) fn transcripts() -> Vec<(PathBuf, Transcript)> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder().join("transcripts"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(files.len() >= 45, "{} transcripts", files.len());
+    files
+        .into_iter()
+        .map(|file| {
+            let transcript = read(&file);
+            (file, transcript)
+        })
+        .collect()
+}
+
+/// What is done, and on which connection.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "serde_json::Map<String, Value>")]
+pub(crate) struct Step {
+    connection: String,
+    act: Act,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-enum Step {
+enum Act {
     Connect { subprotocol: Option<String> },
     Client(Value),
     ClientText(String),
@@ -165,11 +236,23 @@ enum Step {
     ServerCloses(u16),
 }
 
+impl TryFrom<serde_json::Map<String, Value>> for Step {
+    type Error = serde_json::Error;
+
+    fn try_from(mut fields: serde_json::Map<String, Value>) -> Result<Self, Self::Error> {
+        let connection = fields.remove("connection").map(serde_json::from_value).transpose()?;
+        Ok(Self {
+            connection: connection.unwrap_or_default(),
+            act: serde_json::from_value(Value::Object(fields))?,
+        })
+    }
+}
+
 impl Step {
     /// The type of the message that a client says.
     fn said(&self) -> Option<String> {
-        match self {
-            Self::Client(message) => Some(message["type"].as_str()?.to_owned()),
+        match &self.act {
+            Act::Client(message) => Some(message["type"].as_str()?.to_owned()),
             _ => None,
         }
     }
@@ -291,30 +374,42 @@ fn check_binary(bindings: &mut Bindings, message: &[u8], header: &Value, rows: O
     Ok(())
 }
 
+/// By their names.
+type Clients = BTreeMap<String, Plain>;
+
 /// Takes a step; says what was wrong with what the server said.
-fn take(step: &Step, server: &ServerHandle, client: &mut Option<Plain>, bindings: &mut Bindings) -> Result<(), String> {
-    if let Step::Connect { subprotocol } = step {
+fn take(step: &Step, server: &ServerHandle, clients: &mut Clients, bindings: &mut Bindings) -> Result<(), String> {
+    let Step { connection, act } = step;
+    if let Act::Connect { subprotocol } = act {
         let headers = subprotocol.as_deref().map(|name| ("sec-websocket-protocol", name));
-        *client = Some(Plain::connect_with(server, headers.as_slice()));
+        clients.insert(connection.clone(), Plain::connect_with(server, headers.as_slice()));
         return Ok(());
     }
-    if matches!(step, Step::Disconnect {}) {
-        *client = None;
+    if matches!(act, Act::Disconnect {}) {
+        clients.remove(connection);
         return Ok(());
     }
-    let client = client.as_mut().ok_or("there is no connection")?;
-    match step {
-        Step::Connect { .. } | Step::Disconnect {} => {}
-        Step::Client(message) => client.send(&bindings.fill(message)),
-        Step::ClientText(text) => client.send_text(text),
-        Step::ClientBinaryHex(digits) => client.send_raw(Message::Binary(bytes_of_hex(digits).into())),
-        Step::Server(expected) => {
-            let found = next_message(client, std::slice::from_ref(expected));
-            bindings
-                .check(expected, Some(&found))
-                .map_err(|why| format!("{why}\nin {found}"))?;
+    let client = clients.get_mut(connection).ok_or("there is no such connection")?;
+    match act {
+        Act::Connect { .. } | Act::Disconnect {} => {}
+        Act::Client(message) => client.send(&bindings.fill(message)),
+        Act::ClientText(text) => client.send_text(text),
+        Act::ClientBinaryHex(digits) => client.send_raw(Message::Binary(bytes_of_hex(digits).into())),
+        Act::Server(expected) => {
+            let mut checked = Err("no message came".to_owned());
+            let end = Instant::now() + DEADLINE;
+            while checked.is_err() && Instant::now() < end {
+                let found = next_message(client, std::slice::from_ref(expected));
+                checked = bindings
+                    .check(expected, Some(&found))
+                    .map_err(|why| format!("{why}\nin {found}"));
+                if found["type"] != "query_progress" {
+                    break;
+                }
+            }
+            checked?;
         }
-        Step::ServerInAnyOrder(expected) => {
+        Act::ServerInAnyOrder(expected) => {
             let mut missing = expected.clone();
             while !missing.is_empty() {
                 let found = next_message(client, &missing);
@@ -329,11 +424,11 @@ fn take(step: &Step, server: &ServerHandle, client: &mut Option<Plain>, bindings
                 missing.remove(fitting.ok_or_else(|| format!("{found} is none of {missing:?}"))?);
             }
         }
-        Step::ServerBinary { header, rows } => match client.next_raw() {
+        Act::ServerBinary { header, rows } => match client.next_raw() {
             Message::Binary(message) => check_binary(bindings, &message, header, rows.as_ref())?,
             other => return Err(format!("not a binary message: {other}")),
         },
-        Step::ServerCloses(code) => {
+        Act::ServerCloses(code) => {
             let found = client.recv_close();
             if found != *code {
                 return Err(format!("closed with {found}"));
@@ -350,8 +445,9 @@ fn bytes_of_hex(digits: &str) -> Vec<u8> {
         .collect()
 }
 
-fn capabilities() -> Vec<Value> {
-    let (_folder, server) = serve();
+/// The capabilities of the server.
+pub(crate) fn offered() -> Vec<Value> {
+    let (_folder, server) = serve(&Setup::default());
     let mut client = Plain::connect(&server);
     client.send(&json!({"type": "hello"}));
     let welcome = next_message(&mut client, &[]);
@@ -360,26 +456,19 @@ fn capabilities() -> Vec<Value> {
 
 #[test]
 fn transcripts_go_as_they_are_written() {
-    let offered = capabilities();
-    let mut files: Vec<PathBuf> = fs::read_dir(folder().join("transcripts"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    files.sort();
-    assert!(files.len() >= 25, "{} transcripts", files.len());
+    let offered = offered();
     let mut failed = Vec::new();
     let mut said = BTreeSet::new();
-    for file in files {
+    for (file, transcript) in transcripts() {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        let transcript: Transcript = read(&file);
-        if !transcript.requires.iter().all(|name| offered.contains(&json!(name))) {
+        if !transcript.is_for(&offered) {
             continue;
         }
-        let (_folder, server) = serve();
-        let (mut client, mut bindings) = (None, Bindings::default());
+        let (_folder, server) = serve(&transcript.server);
+        let (mut clients, mut bindings) = (Clients::default(), Bindings::default());
         said.extend(transcript.steps.iter().filter_map(Step::said));
         for (number, step) in transcript.steps.iter().enumerate() {
-            if let Err(why) = take(step, &server, &mut client, &mut bindings) {
+            if let Err(why) = take(step, &server, &mut clients, &mut bindings) {
                 failed.push(format!("{name}, step {number}: {why}"));
                 break;
             }

@@ -74,6 +74,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "CODEC,…", value_delimiter = ',', value_parser = codec)]
     compression: Vec<Compression>,
 
+    /// Ask the server to deflate its messages (permessage-deflate), where its operator allows it; for slow networks.
+    #[arg(long)]
+    permessage_deflate: bool,
+
     /// Rows per batch [default: the server's].
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: Option<u32>,
@@ -122,7 +126,9 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     };
     let Span(reconnect_for) = arguments.reconnect;
     let builder = match arguments.server.client() {
-        Ok(builder) => builder.reconnect_for(reconnect_for),
+        Ok(builder) => builder
+            .reconnect_for(reconnect_for)
+            .permessage_deflate(arguments.permessage_deflate),
         Err(exit) => return exit,
     };
     let client = match builder.connect(&arguments.server.url) {
@@ -221,6 +227,7 @@ fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'
         format: _,
         output: _,
         compression,
+        permessage_deflate: _,
         batch_size,
         engine,
         max_rows,

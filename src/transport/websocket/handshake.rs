@@ -99,6 +99,8 @@ pub(crate) enum HandshakeError {
     },
     /// The answer is no upgrade to a WebSocket.
     Malformed(String),
+    /// The answer names this subprotocol, which is not the one that was asked for.
+    Subprotocol(String),
 }
 
 /// A connection that has become a WebSocket, as a client sees it.
@@ -108,9 +110,12 @@ pub(crate) struct Shaken {
     pub(crate) leftover: Vec<u8>,
     /// What the server's messages may be.
     pub(crate) coding: Coding,
+    /// Whether the server speaks the subprotocol that it was asked for, and says so.
+    pub(crate) has_subprotocol: bool,
 }
 
-/// Asks the server at the other end to upgrade to a WebSocket; with [`Coding::Deflate`], it may deflate its messages.
+/// Asks the server at the other end to upgrade to a WebSocket that speaks `subprotocol`; with [`Coding::Deflate`], it may deflate its
+/// messages. A server that passes over the subprotocol is taken at its word: it upgrades.
 ///
 /// Blocks on the transport; the read timeout set before bounds one wait, and shutting the transport down ends it.
 pub(crate) fn client_handshake(
@@ -119,6 +124,7 @@ pub(crate) fn client_handshake(
     host: &str,
     path: &str,
     coding: Coding,
+    subprotocol: &str,
 ) -> Result<Shaken, HandshakeError> {
     for part in [host, path] {
         if part.bytes().any(|byte| byte <= b' ' || byte == 0x7F) {
@@ -133,7 +139,7 @@ pub(crate) fn client_handshake(
     };
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{extensions}\r\n"
+Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n{extensions}\r\n"
     );
     write
         .write_all(request.as_bytes())
@@ -157,7 +163,16 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{extensions}\r\n"
         return Err(HandshakeError::Status { code, body });
     }
     let coding = check_upgrade(headers, &key, coding).map_err(|text| HandshakeError::Malformed(text.to_owned()))?;
-    Ok(Shaken { leftover, coding })
+    let mut subprotocols = values_of(headers(), "sec-websocket-protocol").peekable();
+    let has_subprotocol = subprotocols.peek().is_some();
+    if let Some(other) = subprotocols.find(|name| *name != subprotocol.as_bytes()) {
+        return Err(HandshakeError::Subprotocol(String::from_utf8_lossy(other).into_owned()));
+    }
+    Ok(Shaken {
+        leftover,
+        coding,
+        has_subprotocol,
+    })
 }
 
 /// What RFC 6455 section 4.1 has a client check of a 101 that answers what it asked for. Returns what it got of that.
@@ -182,9 +197,6 @@ where
         Coding::Deflate if check_answer(extensions)? => Coding::Deflate,
         Coding::Plain | Coding::Deflate => Coding::Plain,
     };
-    if values_of(headers(), "sec-websocket-protocol").next().is_some() {
-        return Err("the answer names a subprotocol that nobody asked for");
-    }
     Ok(coding)
 }
 
@@ -387,6 +399,7 @@ mod tests {
             "db.example:8080",
             "/ws",
             coding,
+            "chat.v1",
         );
         // Both halves are kept until the server is done.
         let (request, _server) = server.unwrap().join().unwrap();
@@ -394,6 +407,7 @@ mod tests {
             request.starts_with("GET /ws HTTP/1.1\r\nHost: db.example:8080\r\n"),
             "{request}"
         );
+        assert!(request.contains("\r\nSec-WebSocket-Protocol: chat.v1\r\n"), "{request}");
         let is_offered = request.contains(&format!("\r\nSec-WebSocket-Extensions: {OFFER}\r\n"));
         assert_eq!(is_offered, coding == Coding::Deflate, "{request}");
         result
@@ -448,16 +462,37 @@ mod tests {
             },
             "extension",
         );
-        check_malformed(
-            |ok| ok.replace("Upgrade: w", "Sec-WebSocket-Protocol: chat\r\nUpgrade: w"),
-            "subprotocol",
-        );
         check_malformed(|_| "SSH-2.0-x\r\n\r\n".to_owned(), "not HTTP");
         check_malformed(
             |_| format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(65)),
             "not HTTP",
         );
         check_malformed(|_| "x".repeat(20_000), "16384");
+    }
+
+    #[test]
+    fn the_subprotocol_is_the_one_asked_for_or_none() {
+        let answer =
+            |lines: &'static str| move |key: &str| upgrade(key).replace("Upgrade: w", &format!("{lines}Upgrade: w"));
+        for (lines, expected) in [("", false), ("sec-websocket-protocol: chat.v1\r\n", true)] {
+            let shaken = shake_as(answer(lines), b"", Coding::Plain).unwrap();
+            assert_eq!(shaken.has_subprotocol, expected, "{lines}");
+        }
+        for (lines, named) in [
+            ("Sec-WebSocket-Protocol: chat.v2\r\n", "chat.v2"),
+            ("Sec-WebSocket-Protocol: chat.v1, chat.v2\r\n", "chat.v1, chat.v2"),
+            (
+                "Sec-WebSocket-Protocol: chat.v1\r\nSec-WebSocket-Protocol: CHAT.V1\r\n",
+                "CHAT.V1",
+            ),
+            ("Sec-WebSocket-Protocol:\r\n", ""),
+        ] {
+            let error = shake_as(answer(lines), b"", Coding::Plain).unwrap_err();
+            assert!(
+                matches!(&error, HandshakeError::Subprotocol(other) if other == named),
+                "{error:?}"
+            );
+        }
     }
 
     #[test]
@@ -528,7 +563,16 @@ mod tests {
         let (server, client) = memory_pair(1024);
         let mut halves = Box::new(client).split().unwrap();
         halves.read.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        let mut shake = || client_handshake(halves.read.as_mut(), halves.write.as_mut(), "h", "/", Coding::Plain);
+        let mut shake = || {
+            client_handshake(
+                halves.read.as_mut(),
+                halves.write.as_mut(),
+                "h",
+                "/",
+                Coding::Plain,
+                "p",
+            )
+        };
         let error = shake().unwrap_err();
         assert!(
             matches!(&error, HandshakeError::Io(error) if error.kind() == ErrorKind::WouldBlock),
@@ -555,8 +599,15 @@ mod tests {
         for (host, path) in [("h\r\nX: y", "/"), ("h", "/ HTTP/1.0\r\n"), ("h", "/a b"), ("h\0", "/")] {
             let (_server, client) = memory_pair(1024);
             let mut halves = Box::new(client).split().unwrap();
-            let error =
-                client_handshake(halves.read.as_mut(), halves.write.as_mut(), host, path, Coding::Plain).unwrap_err();
+            let error = client_handshake(
+                halves.read.as_mut(),
+                halves.write.as_mut(),
+                host,
+                path,
+                Coding::Plain,
+                "p",
+            )
+            .unwrap_err();
             assert!(
                 matches!(&error, HandshakeError::Io(error) if error.kind() == ErrorKind::InvalidInput),
                 "{error:?}"
@@ -573,7 +624,15 @@ mod tests {
             socket
         });
         let mut halves = Box::new(client).split().unwrap();
-        let shaken = client_handshake(halves.read.as_mut(), halves.write.as_mut(), "h", "/", Coding::Deflate).unwrap();
+        let shaken = client_handshake(
+            halves.read.as_mut(),
+            halves.write.as_mut(),
+            "h",
+            "/",
+            Coding::Deflate,
+            "p",
+        )
+        .unwrap();
         assert_eq!(shaken.coding, Coding::Plain, "tungstenite knows no extension");
         let mut frame = shaken.leftover;
         while frame.len() < 7 {
