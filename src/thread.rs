@@ -4,11 +4,42 @@
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
+use crossbeam_channel::bounded;
+
 /// Stack of a connection's reader and writer: they parse and copy, and recurse nowhere.
 pub(crate) const STACK_BYTES_CONNECTION: usize = 256 * 1024;
 
 /// Stack of a worker: SQLite's parser and an engine of the application's own run on it.
 pub(crate) const STACK_BYTES_WORKER: usize = 2 * 1024 * 1024;
+
+/// Starts a thread called `rowstream-{role}` that is given `value`.
+///
+/// # Errors
+/// As [`spawn_named`]; `value` comes back then, for whoever has something to say about it.
+pub(crate) fn spawn_owning<V, F>(
+    role: &str,
+    stack_bytes: usize,
+    value: V,
+    body: F,
+) -> Result<JoinHandle<()>, (io::Error, V)>
+where
+    V: Send + 'static,
+    F: FnOnce(V) + Send + 'static,
+{
+    let (give, given) = bounded(1);
+    let started = spawn_named(role, stack_bytes, move || {
+        if let Ok(value) = given.recv() {
+            body(value);
+        }
+    });
+    match started {
+        Ok(thread) => {
+            let _it_waits_for_nothing_else = give.send(value);
+            Ok(thread)
+        }
+        Err(error) => Err((error, value)),
+    }
+}
 
 /// Starts a thread called `rowstream-{role}`.
 ///

@@ -42,8 +42,8 @@ use crate::protocol::{
 };
 pub use crate::protocol::{
     CancelledMessage, CompletedMessage, Compression, DataFormat, DescriptionMessage, ErrorMessage, LimitsMessage,
-    ListMessage, ParameterMessage, ProgressDetail, ProgressMessage, QueuedMessage, StartedMessage, StatusMessage,
-    StreamState, WelcomeMessage,
+    ListMessage, ParameterMessage, ProgressDetail, ProgressMessage, QueuedMessage, RateMessage, StartedMessage,
+    StatusMessage, StreamState, WelcomeMessage,
 };
 use crate::transport::Transport;
 use crate::transport::websocket::Coding;

@@ -70,7 +70,7 @@ impl Connected {
     fn new(scheduler: &Arc<Scheduler>) -> Self {
         let soon = Arc::new(SoonList::new(scheduler));
         let outbox = Arc::new(Outbox::new(soon, Account::alone(1 << 20)));
-        let session = Arc::new(Mutex::new(Session::new(LIMITS)));
+        let session = Arc::new(Mutex::new(Session::new(LIMITS, clock::now())));
         let wire = Wire::default();
         let frames = FrameWriter::new(Box::new(wire.clone()), Side::Server);
         let writer = Writer::new(Arc::clone(&outbox), Arc::clone(&session), Arc::clone(scheduler), frames);

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::connections::Connections;
+use super::connections::{Connections, Unserved};
+use super::peers::Refusal;
+use super::reserve::Reserve;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 
 /// How long the listener rests after a failed accept: at the limit of descriptors it would fail a million times a second.
@@ -22,6 +24,16 @@ const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 38\r\n\
 Retry-After: 1\r\nConnection: close\r\n\r\nthe server has no room; try again soon";
+
+/// What a client is told whose address has its share of connections.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 45\r\n\
+Retry-After: 1\r\nConnection: close\r\n\r\nthis address has too many connections already";
+
+/// What a client is told whose address comes too often.
+const TOO_OFTEN: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 35\r\n\
+Retry-After: 1\r\nConnection: close\r\n\r\nthis address connects too often now";
 
 /// A listening socket and its thread. Dropping it stops and joins the thread.
 #[derive(Debug)]
@@ -89,17 +101,17 @@ fn accept_until_stopped(
     woken: &Receiver<()>,
     connections: &Arc<Connections>,
 ) {
+    let mut reserve = Reserve::new();
     while !stopping.load(Ordering::Acquire) {
         match socket.accept() {
             Ok(_) if stopping.load(Ordering::Acquire) => return,
-            Ok((stream, _)) if connections.is_full() => refuse(&stream),
-            Ok((stream, peer)) => {
-                if let Err(error) = connections.serve(Box::new(stream)) {
-                    log::warn!("{peer}: not served: {error}");
-                }
-            }
+            Ok((stream, peer)) => receive(stream, peer, connections),
             Err(error) => {
                 log::warn!("accept: {error}");
+                connections.refusals().no_descriptor();
+                if Reserve::helps_against(&error) {
+                    reserve.spend(socket, |stream| answer(stream, FULL));
+                }
                 // Nothing is ever sent: this waits until the time is up or the listener is dropped.
                 let _rested = woken.recv_timeout(BACK_OFF);
             }
@@ -107,10 +119,38 @@ fn accept_until_stopped(
     }
 }
 
-fn refuse(mut stream: &TcpStream) {
+/// Serves a connection, or tells it why not.
+fn receive(stream: TcpStream, peer: SocketAddr, connections: &Arc<Connections>) {
+    if connections.is_full() {
+        connections.refusals().full();
+        log::warn!("{peer}: refused: the server is full");
+        return answer(&stream, FULL);
+    }
+    let seat = match connections.admit(peer.ip()) {
+        Ok(seat) => seat,
+        Err(refusal) => {
+            connections.refusals().address(refusal);
+            log::warn!("{peer}: refused: {refusal:?}");
+            return answer(
+                &stream,
+                match refusal {
+                    Refusal::TooMany => TOO_MANY,
+                    Refusal::TooOften => TOO_OFTEN,
+                },
+            );
+        }
+    };
+    if let Err(Unserved { error, connection }) = connections.serve(Box::new(stream), Some(seat)) {
+        log::warn!("{peer}: not served: {error}");
+        if let Some(connection) = connection {
+            connection.refuse(FULL);
+        }
+    }
+}
+
+fn answer(mut stream: &TcpStream, text: &[u8]) {
     // A fresh socket's buffer takes this much without blocking; a peer that is gone needs no answer.
-    let _told = stream.set_nonblocking(true).and_then(|()| stream.write_all(FULL));
-    log::warn!("a connection was refused: the server is full");
+    let _told = stream.set_nonblocking(true).and_then(|()| stream.write_all(text));
 }
 
 /// An address that reaches a socket bound to `address`.

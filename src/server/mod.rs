@@ -4,8 +4,12 @@
 
 mod builder;
 mod connections;
+mod host;
+mod limits;
 mod listener;
 mod memory;
+mod peers;
+mod reserve;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,8 +21,11 @@ use parking_lot::Mutex;
 pub use builder::{ServerBuilder, StartError};
 
 use connections::Connections;
+pub use host::{Capacity, HostLimits};
+pub use limits::{Limits, Rate};
 use listener::Listener;
 pub use memory::MemoryBound;
+pub use peers::Refusals;
 
 use crate::clock;
 pub use crate::connection::{ApplicationMessage, ConnectionSender, Handled, MessageHandler, Overflow, Sent};
@@ -76,6 +83,7 @@ struct Running {
     scheduler: Arc<Scheduler>,
     local_addr: Option<SocketAddr>,
     memory: MemoryBound,
+    capacity: Capacity,
 }
 
 /// What [`ServerHandle::drain`] came to.
@@ -203,6 +211,7 @@ impl ServerHandle {
         connections: Arc<Connections>,
         scheduler: Arc<Scheduler>,
         memory: MemoryBound,
+        capacity: Capacity,
     ) -> Self {
         let local_addr = listener.as_ref().map(Listener::local_addr);
         Self {
@@ -212,6 +221,7 @@ impl ServerHandle {
                 scheduler,
                 local_addr,
                 memory,
+                capacity,
             }),
         }
     }
@@ -243,6 +253,18 @@ impl ServerHandle {
         self.running.memory
     }
 
+    /// How many connections and streams there is room for, and why it is less than was asked for, if it is. Never blocks.
+    #[must_use]
+    pub fn capacity(&self) -> &Capacity {
+        &self.running.capacity
+    }
+
+    /// What has been refused before it was a connection. Never blocks.
+    #[must_use]
+    pub fn refusals(&self) -> Refusals {
+        self.running.connections.refusals().read()
+    }
+
     /// How many connections are open. Never blocks.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -260,7 +282,8 @@ impl ServerHandle {
     /// # Errors
     /// Where the server is shutting down or has no room or no thread for it, or the transport fails. It is closed then.
     pub fn serve_stream(&self, transport: impl Transport) -> io::Result<()> {
-        self.running.connections.serve(Box::new(transport))
+        let served = self.running.connections.serve(Box::new(transport), None);
+        served.map_err(|unserved| unserved.error)
     }
 
     /// Takes no new connections and no new queries, and waits for the streams that live until `deadline`; then cancels what is

@@ -23,6 +23,7 @@ use crate::transport::memory::memory_pair;
 const MAX: usize = 64 * 1024;
 const LIMITS: InboundLimits = InboundLimits {
     message_bytes_max: MAX,
+    fragments_max: usize::MAX,
     coding: Coding::Plain,
 };
 
@@ -218,6 +219,7 @@ fn check_fault(what: &str, bytes: &[u8], code: u16, side: Side) {
         ReadEnd::Protocol(_) => code == 1002,
         ReadEnd::InvalidUtf8 | ReadEnd::NotDeflated => code == 1007,
         ReadEnd::TooBig => code == 1009,
+        ReadEnd::Policy(_) => code == 1008,
         ReadEnd::Closed | ReadEnd::Stopped | ReadEnd::Gone(_) => false,
     };
     assert!(fits, "{what}: {end:?}");
@@ -432,6 +434,7 @@ fn another_implementation_is_understood() {
         let halves = crate::transport::Transport::split(Box::new(here)).unwrap();
         let limits = InboundLimits {
             message_bytes_max: 1024 * 1024,
+            fragments_max: usize::MAX,
             coding: Coding::Plain,
         };
         let (end, _read) = read_messages(halves.read, Vec::new(), side, limits, lane, |incoming| {
