@@ -10,6 +10,8 @@ mod listener;
 mod memory;
 mod peers;
 mod reserve;
+#[cfg(test)]
+mod scarcity_test;
 
 use std::io;
 use std::net::SocketAddr;
