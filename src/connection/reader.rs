@@ -179,10 +179,14 @@ impl<'a> Messages<'a> {
                 None => Coding::Plain,
             },
         };
-        let lane: Arc<dyn ControlLane> = Arc::new(LimitedLane::new(Arc::clone(self.outbox), self.context));
-        let (end, read) = read_messages(read, leftover, Side::Server, limits, lane, |incoming| {
-            self.on_incoming(&incoming)
-        });
+        let (end, read) = if seat.is_ok() {
+            let lane: Arc<dyn ControlLane> = Arc::new(LimitedLane::new(Arc::clone(self.outbox), self.context));
+            read_messages(read, leftover, Side::Server, limits, lane, |incoming| {
+                self.on_incoming(&incoming)
+            })
+        } else {
+            (ReadEnd::Stopped, read)
+        };
         log::debug!("connection {}: reading ended: {end}", self.handle.id);
         self.detach_streams();
         self.finish(&end, read, writer);

@@ -31,7 +31,8 @@ pub struct HostLimits {
     pub memory_bytes: Option<u64>,
     /// Descriptors that the process may still open (`RLIMIT_NOFILE`).
     pub descriptors: Option<u64>,
-    /// Threads that may still be started (`pids.max` of the control group, `RLIMIT_NPROC`).
+    /// Threads that may still be started (`pids.max` of the control group, `RLIMIT_NPROC`, of which other processes of the user are not
+    /// counted).
     pub threads: Option<u64>,
     /// Memory maps that the process may still have (`vm.max_map_count`).
     pub maps: Option<u64>,

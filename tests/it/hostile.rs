@@ -230,6 +230,7 @@ fn a_head_is_read_up_to_its_limit_and_no_further() {
 const MARK: &str = "ROWSTREAM_TEST_HOSTILE";
 
 /// A server in a process that may have 64 descriptors, until its standard input ends.
+#[allow(clippy::print_stdout)] // its parent reads it
 fn serve_with_few_descriptors() {
     let builder = Server::builder()
         .engine("memory", engine())
