@@ -35,7 +35,7 @@ use crate::transport::{Halves, ReadHalf, TransportControl};
 
 /// How long after the deadline for its head a connection is ended in any case, be it that reading takes no heed of time, that the
 /// peer does not take its answer, or that it goes on sending.
-const HEAD_GRACE: Duration = Duration::from_secs(1);
+const HEAD_GRACE: Duration = Duration::from_millis(500);
 
 /// Time for the peer to end its side after we have ended ours.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);

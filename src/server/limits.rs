@@ -18,8 +18,8 @@ pub use crate::connection::Rate;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Time from the first moment of a connection until its request is there, in whatever pieces it comes: then HTTP 408, and a second
-    /// later the end whatever is still on its way. Defaults to 5 seconds.
+    /// Time from the first moment of a connection until its request is there, in whatever pieces it comes: then HTTP 408, and half a
+    /// second later the end whatever is still on its way. Defaults to 5 seconds.
     pub head_deadline: Duration,
     /// How long a connection may be without a stream and without a message: then it is closed with 1001. `ping` is a message; control
     /// frames are none. Does not apply where there is a [message handler](super::MessageHandler): only the application knows who

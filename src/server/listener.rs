@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use socket2::SockRef;
 
 use super::connections::{Connections, Unserved};
 use super::peers::Refusal;
@@ -16,6 +17,10 @@ use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 
 /// How long the listener rests after a failed accept: at the limit of descriptors it would fail a million times a second.
 const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Connections that the system may hold for the listener. With the usual 128, a flood of a few hundred at once has others wait for a
+/// second, until the system tries again.
+const BACKLOG: i32 = 1024;
 
 /// How long waking the listener may take.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -52,6 +57,7 @@ impl Listener {
     /// Where the system has no thread to give, or does not tell the socket's address.
     pub(super) fn start(socket: TcpListener, connections: Arc<Connections>) -> io::Result<Self> {
         let local_addr = socket.local_addr()?;
+        SockRef::from(&socket).listen(BACKLOG)?;
         let stopping = Arc::new(AtomicBool::new(false));
         let (wake, woken) = bounded(0);
         let thread = {
