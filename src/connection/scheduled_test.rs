@@ -12,6 +12,7 @@ use super::outbox::{Lane, Outbox, Patience, Taken};
 use super::session::{Session, SessionLimits};
 use super::soon::SoonList;
 use super::writer::{Writer, WriterEnd};
+use crate::clock;
 use crate::engine::CancelReason;
 use crate::id::{ConnectionId, Principal};
 use crate::protocol::{CloseCode, StreamQuery};
@@ -55,6 +56,8 @@ const LIMITS: SessionLimits = SessionLimits {
     batch_bytes_max: 1_000,
     window_batches_max: 8,
     window_bytes_max: 1_000,
+    message_rate: None,
+    query_rate: None,
 };
 
 /// One connection without a reader.
