@@ -11,12 +11,16 @@ use std::error::Error;
 use std::io;
 
 use rowstream::Server;
+use rowstream::server::Limits;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned());
-    // Conformance suites send messages of up to 16 MiB.
+    // Conformance suites send messages of up to 16 MiB, and cut them into very many pieces.
+    let mut limits = Limits::default();
+    limits.fragments_max = usize::MAX;
     let builder = Server::builder()
         .echo()
+        .limits(limits)
         .message_bytes_max(16 * 1024 * 1024)
         .permessage_deflate(true);
     let server = builder.listen(address.as_str()).start()?;

@@ -67,7 +67,7 @@ error_codes! {
     QueryTimeout "QUERY_TIMEOUT" Stream true "The time allowed passed before the query was started.";
     LimitExceeded "LIMIT_EXCEEDED" Request false "A value is beyond a limit of the server.";
     RowTooLarge "ROW_TOO_LARGE" Stream false "One row is larger than the server's limit.";
-    TooManyStreams "TOO_MANY_STREAMS" Request true "The connection already has as many live streams as it may.";
+    TooManyStreams "TOO_MANY_STREAMS" Request true "The connection, the client or the server already has as many live streams as it may.";
     QueueFull "QUEUE_FULL" Request true "As many queries are waiting as the server lets wait.";
     SlowConsumer "SLOW_CONSUMER" Stream true "The client took nothing for too long.";
     ResumeGap "RESUME_GAP" Request false "Batches that the client asks for are no longer held.";

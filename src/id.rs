@@ -130,6 +130,16 @@ impl Principal {
     pub(crate) fn anonymous() -> Self {
         Self(Arc::from("anonymous"))
     }
+
+    /// Whether it is nobody in particular, so that what one principal may have is no measure.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        *self == Self::anonymous()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn named(name: &str) -> Self {
+        Self(Arc::from(name))
+    }
 }
 
 /// Names one connection of one server process: counts up from 1, never reused.

@@ -60,6 +60,11 @@
 //! application's messages; per running SQLite query a connection with its page cache (64 KiB unless set otherwise).
 //! [`server::MemoryBound`] is all of it in one formula, which `rowstream serve` tells at its start.
 //!
+//! # Peers
+//! A peer costs its own connection and no other's: [`server::Limits`] has what it may do, and what becomes of one that does more. What takes
+//! too long is ended by the timekeeper, which shuts the socket down: it needs neither the peer nor a thread that waits for it. What
+//! comes too fast is counted before it is understood. Before a server starts it is measured by its [host](server::HostLimits).
+//!
 //! # Logs
 //! By the `log` crate. `error`: the operator must act. `warn`: misuse, or a limit was hit. `info`: start and stop. `debug`: the
 //! life of connections and streams, with ids. `trace`: frames. Queries and values are never logged.

@@ -17,7 +17,17 @@ pub struct Server {
 
 impl Server {
     pub fn start(database: &str, flags: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_rowstream"))
+        Self::start_in_shell(":", database, flags)
+    }
+
+    /// After a command of the shell that stays in force for it.
+    pub fn start_in_shell(command: &str, database: &str, flags: &[&str]) -> Self {
+        let mut process = Command::new("sh")
+            .args([
+                "-c",
+                &format!("{command}; exec \"$0\" \"$@\""),
+                env!("CARGO_BIN_EXE_rowstream"),
+            ])
             .args(["serve", "--listen", "127.0.0.1:0", "--db", database])
             .args(flags)
             .stdout(Stdio::piped())

@@ -149,6 +149,12 @@ fn announce(server: &ServerHandle, names: &[String], is_demo: bool) -> io::Resul
     let mut stderr = io::stderr().lock();
     writeln!(stderr, "engines: {}", names.join(", "))?;
     writeln!(stderr, "memory: at most {}", server.memory_bound())?;
+    let capacity = server.capacity();
+    let (connections, streams) = (capacity.connections_max, capacity.streams_max);
+    writeln!(stderr, "room for {connections} connections and {streams} streams")?;
+    for reason in &capacity.reasons {
+        writeln!(stderr, "{reason}")?;
+    }
     writeln!(stderr, "try: rowstream query {url} 'SELECT * FROM {table} LIMIT 10'")?;
     writeln!(stderr, "or open http://{address}/; Ctrl-C stops the server")
 }

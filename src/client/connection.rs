@@ -249,6 +249,7 @@ impl Reader {
         } = shaken;
         let limits = InboundLimits {
             message_bytes_max: self.config.message_bytes_max,
+            fragments_max: usize::MAX,
             coding,
         };
         let interval = self.config.heartbeat_interval;
@@ -301,7 +302,7 @@ impl Reader {
             (ReadEnd::Gone(source), None) => ClientError::Lost {
                 source: source.map(Arc::new),
             },
-            (ReadEnd::Protocol(text), None) => ClientError::Protocol(text),
+            (ReadEnd::Protocol(text) | ReadEnd::Policy(text), None) => ClientError::Protocol(text),
             (ReadEnd::InvalidUtf8, None) => ClientError::Protocol("a text message is not UTF-8".to_owned()),
             (ReadEnd::NotDeflated, None) => ClientError::Protocol("a message cannot be inflated".to_owned()),
             (ReadEnd::TooBig, None) => ClientError::Protocol(format!(

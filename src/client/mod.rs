@@ -44,8 +44,8 @@ use crate::protocol::{
 };
 pub use crate::protocol::{
     CancelledMessage, CompletedMessage, Compression, DataFormat, DescriptionMessage, ErrorMessage, LimitsMessage,
-    ListMessage, ParameterMessage, ProgressDetail, ProgressMessage, QueuedMessage, StartedMessage, StatusMessage,
-    StreamState, WelcomeMessage,
+    ListMessage, ParameterMessage, ProgressDetail, ProgressMessage, QueuedMessage, RateMessage, StartedMessage,
+    StatusMessage, StreamState, WelcomeMessage,
 };
 use crate::transport::Transport;
 #[cfg(feature = "tls")]
@@ -64,6 +64,9 @@ const REDIAL_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// When the connection is lost, [resumable](QueryBuilder::resumable) queries go on over a new one without losing or repeating a
 /// row; all others end with [`ClientError::Lost`]. Without a resumable query the client is over then.
+///
+/// A server closes a connection that is not used, by default after five minutes
+/// ([`Limits::idle_timeout`](crate::server::Limits::idle_timeout)): keep a client for as long as there is something to ask.
 ///
 /// ```
 /// use rowstream::{Client, MemoryEngine, Script, Server};

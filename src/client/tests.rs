@@ -121,6 +121,7 @@ impl FakeServer {
             let read_all = move || {
                 let limits = InboundLimits {
                     message_bytes_max: 1 << 20,
+                    fragments_max: usize::MAX,
                     coding: Coding::Plain,
                 };
                 let (end, _) = read_messages(read, Vec::new(), Side::Server, limits, lane, |incoming| {

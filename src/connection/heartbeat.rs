@@ -9,8 +9,11 @@ use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use super::ConnectionHandle;
+use super::session::Session;
 use crate::clock;
+use crate::protocol::CloseCode;
 use crate::scheduler::Alarm;
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::transport::{ReadHalf, WriteHalf};
 
@@ -190,13 +193,38 @@ impl WriteHalf for PulsingWrite {
 /// Looks after one connection.
 pub(super) struct Heartbeat {
     pub(super) rules: HeartbeatRules,
+    /// How long the connection may have no stream and no message.
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) session: Arc<Mutex<Session>>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) handle: Weak<ConnectionHandle>,
+}
+
+impl Heartbeat {
+    /// When to ring for the first time.
+    pub(super) fn first_look(&self, now: Instant) -> Instant {
+        let first_in = self
+            .idle_timeout
+            .map_or(self.rules.interval, |idle| idle.min(self.rules.interval));
+        now + first_in
+    }
+
+    /// How long it may still be idle; `None` while it is not, or may be for ever.
+    fn idle_time_left(&self, now: Instant) -> Option<Duration> {
+        let idle = self.session.lock().idle(now)?;
+        self.idle_timeout.map(|timeout| timeout.saturating_sub(idle))
+    }
 }
 
 impl Alarm for Heartbeat {
     fn ring(&self, now: Instant) -> Option<Instant> {
         let handle = self.handle.upgrade()?;
+        let idle_left = self.idle_time_left(now);
+        if idle_left.is_some_and(|left| left.is_zero()) {
+            log::debug!("connection {}: closed, it is not used", handle.id);
+            handle.outbox.close_now(CloseCode::GoingAway, "the connection is idle");
+            return None;
+        }
         let (verdict, again_in) = self.rules.decide(self.pulse.signs(now));
         match verdict {
             Verdict::Fine => {}
@@ -204,7 +232,9 @@ impl Alarm for Heartbeat {
             Verdict::Dead => return end(&handle, "gives no sign of life"),
             Verdict::Stuck => return end(&handle, "takes nothing any more"),
         }
-        Some(now + again_in)
+        // While it is not idle it cannot be too long so before as much time has passed.
+        let idle_look_in = idle_left.or(self.idle_timeout).unwrap_or(again_in);
+        Some(now + again_in.min(idle_look_in))
     }
 }
 

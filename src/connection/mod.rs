@@ -6,7 +6,9 @@
 mod application;
 mod heartbeat;
 pub(crate) mod http;
+mod lane;
 mod outbox;
+mod rate;
 mod reader;
 mod report;
 #[cfg(all(test, rowstream_shuttle))]
@@ -22,17 +24,20 @@ use std::io;
 use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use application::{ApplicationMessage, ConnectionSender, Handled, MessageHandler, Overflow, Sent};
 pub(crate) use heartbeat::HeartbeatRules;
 use outbox::Outbox;
+pub(crate) use rate::Bucket;
+pub use rate::Rate;
 pub(crate) use session::SessionLimits;
 pub(crate) use soon::SoonList;
 
 use crate::deflate::Deflaters;
 use crate::id::{ConnectionId, Principal};
 use crate::protocol::CloseCode;
-use crate::scheduler::{AlarmGuard, Origin, Scheduler};
+use crate::scheduler::{AlarmGuard, Origin, Scheduler, Seats};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::transport::{Halves, Transport, TransportControl};
@@ -42,6 +47,9 @@ pub(crate) struct ConnectionContext {
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) soon: Arc<SoonList>,
     pub(crate) session_limits: SessionLimits,
+    pub(crate) peer_limits: PeerLimits,
+    /// Of the connections of principals.
+    pub(crate) principals: Arc<Seats>,
     /// Largest message taken from a client.
     pub(crate) message_bytes_max: usize,
     pub(crate) purpose: Purpose,
@@ -56,6 +64,21 @@ impl fmt::Debug for ConnectionContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectionContext").finish_non_exhaustive()
     }
+}
+
+/// What a connection's peer may do besides sending messages.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeerLimits {
+    /// Time for the whole HTTP head, from the first moment of the connection.
+    pub(crate) head_deadline: Duration,
+    /// How long it may have no stream and say nothing.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// Frames of one message.
+    pub(crate) fragments_max: usize,
+    /// Time for one message to come.
+    pub(crate) assembly_timeout: Duration,
+    /// Pings and pongs.
+    pub(crate) ping_rate: Option<Rate>,
 }
 
 /// What a server's connections are for.
@@ -117,6 +140,13 @@ impl Connection {
 
     pub(crate) fn handle(&self) -> Arc<ConnectionHandle> {
         Arc::clone(&self.handle)
+    }
+
+    /// Says `answer` to a peer that has said nothing yet and cannot be served, and ends the connection. `answer` fits what the system
+    /// takes of a fresh socket at once.
+    pub(crate) fn refuse(mut self, answer: &[u8]) {
+        let _told = self.halves.write.write_all(answer);
+        self.halves.control.shutdown(Shutdown::Write);
     }
 
     /// Serves the connection on this thread until it is over, whoever ends it. Panics end the connection and nothing else.

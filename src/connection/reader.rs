@@ -2,6 +2,7 @@
 //!
 //! Acts on messages itself and never blocks on sending. Must not know SQL or engines.
 
+use std::io;
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::application::{ApplicationMessage, ConnectionSender, Handled};
 use super::heartbeat::{Heartbeat, Pulse, PulsingRead, PulsingWrite};
 use super::http::{self, Answer};
+use super::lane::LimitedLane;
 use super::outbox::{Lane, Outbox};
 use super::report::{list, notice, status, stream_state, welcome};
 use super::session::{Action, Named, Session};
@@ -25,14 +27,15 @@ use crate::protocol::{CloseCode, ErrorMessage, ResumeQuery, ResumedMessage, Serv
 use crate::scheduler::{Alarm, AlarmGuard, Resumed, Stream, StreamSink};
 use crate::stream::{AckError, BeyondSent};
 use crate::sync::Mutex;
-use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
+use crate::thread::{STACK_BYTES_CONNECTION, spawn_owning};
 use crate::transport::websocket::{
     Coding, ControlLane, FrameWriter, InboundLimits, Incoming, MessageKind, ReadEnd, Side, Upgrade, read_messages,
 };
 use crate::transport::{Halves, ReadHalf, TransportControl};
 
-/// Time for the whole HTTP head, from the first moment of the connection.
-const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+/// How long after the deadline for its head a connection is ended in any case, be it that reading takes no heed of time, that the
+/// peer does not take its answer, or that it goes on sending.
+const HEAD_GRACE: Duration = Duration::from_millis(500);
 
 /// Time for the peer to end its side after we have ended ours.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
@@ -51,7 +54,10 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
         Some(_) => Coding::Deflate,
         None => Coding::Plain,
     };
-    let answer = http::answer_request(read.as_mut(), clock::now() + HEAD_DEADLINE, coding);
+    let deadline = clock::now() + context.peer_limits.head_deadline;
+    let alarm = Arc::new(ShutDown(Arc::clone(&control)));
+    let too_late = context.scheduler.timekeeper().set(deadline + HEAD_GRACE, alarm);
+    let answer = http::answer_request(read.as_mut(), deadline, coding);
     match answer {
         Some(Answer::Upgrade {
             upgrade: Upgrade { response, deflate },
@@ -69,6 +75,7 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
             }
             let outbox = Arc::clone(&handle.outbox);
             read.set_doorbell(Arc::new(move || outbox.flush()));
+            drop(too_late);
             handle.upgraded();
             let pulse = Pulse::new();
             let read = Box::new(PulsingRead {
@@ -79,14 +86,18 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
                 write,
                 pulse: Arc::clone(&pulse),
             });
+            let messages = Messages::new(handle, context);
             let heartbeat = Heartbeat {
                 rules: context.heartbeat,
+                idle_timeout: context.peer_limits.idle_timeout,
                 pulse,
+                session: Arc::clone(&messages.session),
                 handle: Arc::downgrade(handle),
             };
-            let first = clock::now() + context.heartbeat.interval;
-            let _guard = context.scheduler.timekeeper().set(first, Arc::new(heartbeat));
-            let messages = Messages::new(handle, context);
+            let _guard = context
+                .scheduler
+                .timekeeper()
+                .set(heartbeat.first_look(clock::now()), Arc::new(heartbeat));
             if is_versioned && context.purpose == Purpose::Queries {
                 // An outbox that is still empty takes it.
                 let _first_of_all = messages.reply(&welcome(context, None));
@@ -116,7 +127,7 @@ fn drain(read: &mut dyn ReadHalf, until: Instant) {
         }
         match read.read(&mut scratch) {
             Ok(n) if n > 0 && n < n_left => n_left -= n,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(_) | Err(_) => return,
         }
     }
@@ -141,41 +152,56 @@ impl<'a> Messages<'a> {
             handle,
             context,
             outbox: &handle.outbox,
-            session: Arc::new(Mutex::new(Session::new(context.session_limits.clone()))),
+            session: Arc::new(Mutex::new(Session::new(context.session_limits.clone(), clock::now()))),
             sender,
         }
     }
 
     fn serve(&self, read: Box<dyn ReadHalf>, leftover: Vec<u8>, frames: FrameWriter) {
+        let principal = self.handle.origin.principal();
+        let seat = self.context.principals.take(principal);
+        if seat.is_err() {
+            log::warn!("connection {}: its principal has too many", self.handle.id);
+            let code = CloseCode::TooMany;
+            self.outbox.close_now(code, "this client has too many connections");
+        }
         let writer = match self.start_writer(frames) {
             Ok(writer) => writer,
-            Err(error) => {
+            Err((error, writer)) => {
                 log::warn!("connection {}: no thread for the writer: {error}", self.handle.id);
+                writer.refuse();
                 return;
             }
         };
         let limits = InboundLimits {
             message_bytes_max: self.context.message_bytes_max,
+            fragments_max: self.context.peer_limits.fragments_max,
             coding: match self.outbox.deflate() {
                 Some(_) => Coding::Deflate,
                 None => Coding::Plain,
             },
         };
-        let lane: Arc<dyn ControlLane> = Arc::clone(self.outbox) as _;
-        let (end, read) = read_messages(read, leftover, Side::Server, limits, lane, |incoming| {
-            self.on_incoming(&incoming)
-        });
+        let (end, read) = if seat.is_ok() {
+            let lane: Arc<dyn ControlLane> = Arc::new(LimitedLane::new(Arc::clone(self.outbox), self.context));
+            read_messages(read, leftover, Side::Server, limits, lane, |incoming| {
+                self.on_incoming(&incoming)
+            })
+        } else {
+            (ReadEnd::Stopped, read)
+        };
         log::debug!("connection {}: reading ended: {end}", self.handle.id);
         self.detach_streams();
         self.finish(&end, read, writer);
     }
 
-    fn start_writer(&self, frames: FrameWriter) -> std::io::Result<JoinHandle<()>> {
+    fn start_writer(&self, frames: FrameWriter) -> Result<JoinHandle<()>, (io::Error, Box<Writer>)> {
         let scheduler = Arc::clone(&self.context.scheduler);
         let writer = Writer::new(Arc::clone(self.outbox), Arc::clone(&self.session), scheduler, frames);
+        let writer = Box::new(writer);
         let handle = Arc::clone(self.handle);
         let scheduler = Arc::clone(&self.context.scheduler);
-        spawn_named(&format!("writer-{}", handle.id), STACK_BYTES_CONNECTION, move || {
+        let role = format!("writer-{}", handle.id);
+        spawn_owning(&role, STACK_BYTES_CONNECTION, writer, move |writer| {
             // A peer that gets no more ends its side; a broken socket ends the reader.
             handle.control.shutdown(match writer.write_until_closed() {
                 WriterEnd::Closed => {
@@ -202,6 +228,7 @@ impl<'a> Messages<'a> {
             | ReadEnd::InvalidUtf8
             | ReadEnd::NotDeflated
             | ReadEnd::TooBig
+            | ReadEnd::Policy(_)
             | ReadEnd::Stopped => true,
             ReadEnd::Gone(_) => false,
         };
@@ -237,8 +264,8 @@ impl<'a> Messages<'a> {
             return ControlFlow::Continue(());
         }
         let action = match incoming {
-            Incoming::Text(text) => self.session.lock().on_text(text),
-            Incoming::Binary(_) => self.session.lock().on_binary(),
+            Incoming::Text(text) => self.session.lock().on_text(text, clock::now()),
+            Incoming::Binary(_) => self.session.lock().on_binary(clock::now()),
             Incoming::Pong => return ControlFlow::Continue(()),
         };
         if let (Action::Application { name, request_id }, Incoming::Text(text)) = (&action, incoming) {
@@ -314,9 +341,9 @@ impl<'a> Messages<'a> {
             Action::Welcome(request_id) => self.reply(&welcome(self.context, request_id)),
             Action::Application { .. } | Action::Ignore => ControlFlow::Continue(()),
             Action::Reply(message) => self.reply(&message),
-            Action::Close(message, code) => {
+            Action::Close(message, code, reason) => {
                 let _closed_either_way = self.reply(&message);
-                self.outbox.close_now(code, "too many bad messages");
+                self.outbox.close_now(code, reason);
                 ControlFlow::Break(())
             }
         }
@@ -345,7 +372,12 @@ impl<'a> Messages<'a> {
             None => Err(AckError::NotAttached),
         };
         match acked {
-            Ok(()) => ControlFlow::Continue(()),
+            Ok(has_acknowledged) => {
+                if has_acknowledged {
+                    self.session.lock().on_useful_ack();
+                }
+                ControlFlow::Continue(())
+            }
             Err(AckError::NotAttached) => {
                 let action = self.session.lock().on_late_ack(named.id);
                 self.act(action)

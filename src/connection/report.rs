@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ConnectionContext;
+use super::{ConnectionContext, Rate};
 use crate::clock::millis;
 use crate::id::RequestId;
 use crate::protocol::{
-    Compression, LimitsMessage, ListMessage, ServerMessage, StatusMessage, StreamNotice, StreamState, WelcomeMessage,
+    Compression, LimitsMessage, ListMessage, RateMessage, ServerMessage, StatusMessage, StreamNotice, StreamState,
+    WelcomeMessage,
 };
 use crate::scheduler::Stream;
 use crate::stream::QueryStreamStatus;
@@ -38,6 +39,7 @@ pub(super) fn welcome(context: &ConnectionContext, request_id: Option<RequestId>
     let ConnectionContext {
         scheduler,
         session_limits,
+        peer_limits,
         message_bytes_max,
         heartbeat,
         ..
@@ -68,10 +70,20 @@ pub(super) fn welcome(context: &ConnectionContext, request_id: Option<RequestId>
             retention_seconds: config.retention.as_secs(),
             query_ms: millis(config.max_query_duration),
             stall_ms: millis(config.stall_limit),
+            fragments: peer_limits.fragments_max as u64,
+            messages: session_limits.message_rate.map(rate),
+            queries: session_limits.query_rate.map(rate),
+            pings: peer_limits.ping_rate.map(rate),
+            idle_ms: peer_limits.idle_timeout.map(millis),
         },
         engines: scheduler.engine_names().map(str::to_owned).collect(),
         heartbeat_ms: millis(heartbeat.interval),
     }))
+}
+
+fn rate(rate: Rate) -> RateMessage {
+    let Rate { per_second, burst } = rate;
+    RateMessage { per_second, burst }
 }
 
 pub(super) fn notice(stream: &Stream) -> StreamNotice {

@@ -12,6 +12,7 @@ use super::outbox::{Lane, Outbox, Patience, Taken};
 use super::session::{Session, SessionLimits};
 use super::soon::SoonList;
 use super::writer::{Writer, WriterEnd};
+use crate::clock;
 use crate::engine::CancelReason;
 use crate::id::{ConnectionId, Principal};
 use crate::protocol::{CloseCode, StreamQuery};
@@ -58,6 +59,8 @@ const LIMITS: SessionLimits = SessionLimits {
     batch_bytes_max: 1_000,
     window_batches_max: 8,
     window_bytes_max: 1_000,
+    message_rate: None,
+    query_rate: None,
 };
 
 /// One connection without a reader.
@@ -73,7 +76,7 @@ impl Connected {
     fn new(scheduler: &Arc<Scheduler>) -> Self {
         let soon = Arc::new(SoonList::new(scheduler));
         let outbox = Arc::new(Outbox::new(soon, Account::alone(1 << 20)));
-        let session = Arc::new(Mutex::new(Session::new(LIMITS)));
+        let session = Arc::new(Mutex::new(Session::new(LIMITS, clock::now())));
         let wire = Wire::default();
         let frames = FrameWriter::new(Box::new(wire.clone()), Side::Server);
         let writer = Writer::new(Arc::clone(&outbox), Arc::clone(&session), Arc::clone(scheduler), frames);

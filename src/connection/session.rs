@@ -3,7 +3,9 @@
 //! Pure: must not know threads, sockets, engines or the clock.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
+use super::rate::{Bucket, Rate};
 use crate::error::ErrorCode;
 use crate::id::{RequestId, StreamId};
 use crate::protocol::{
@@ -34,6 +36,10 @@ pub(crate) struct SessionLimits {
     pub(crate) window_batches_max: u32,
     /// Bytes of a window.
     pub(crate) window_bytes_max: u64,
+    /// Messages.
+    pub(crate) message_rate: Option<Rate>,
+    /// Queries started.
+    pub(crate) query_rate: Option<Rate>,
 }
 
 /// What is to be done about a message.
@@ -79,7 +85,7 @@ pub(crate) enum Action {
     /// Nothing.
     Ignore,
     /// Say this, then close the connection.
-    Close(ServerMessage, CloseCode),
+    Close(ServerMessage, CloseCode, &'static str),
 }
 
 /// A stream that a client has named.
@@ -104,11 +110,19 @@ pub(crate) struct Session {
     /// The last ones to end.
     ended: VecDeque<(StreamId, Option<RequestId>)>,
     n_bad_in_a_row: u32,
+    messages: Option<Bucket>,
+    queries: Option<Bucket>,
+    /// When it last had a message or the end of a stream.
+    used_at: Instant,
 }
 
 impl Session {
-    pub(crate) fn new(limits: SessionLimits) -> Self {
+    pub(crate) fn new(limits: SessionLimits, now: Instant) -> Self {
+        let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, now));
         Self {
+            messages: bucket(limits.message_rate),
+            queries: bucket(limits.query_rate),
+            used_at: now,
             limits,
             live: HashMap::new(),
             by_request: HashMap::new(),
@@ -118,13 +132,16 @@ impl Session {
     }
 
     /// What to do about a text message.
-    pub(crate) fn on_text(&mut self, text: &str) -> Action {
+    pub(crate) fn on_text(&mut self, text: &str, now: Instant) -> Action {
+        if let Some(close) = self.count_message(now) {
+            return close;
+        }
         match decode_client_message(text) {
             // Whether it is good is for the application to say.
             Ok(ClientMessage::Other { name, request_id }) => Action::Application { name, request_id },
             Ok(message) => {
                 self.n_bad_in_a_row = 0;
-                self.on_message(message)
+                self.on_message(message, now)
             }
             Err(error) => {
                 let reply = ErrorMessage {
@@ -141,7 +158,10 @@ impl Session {
     }
 
     /// What to do about a binary message: the protocol has none from clients.
-    pub(crate) fn on_binary(&mut self) -> Action {
+    pub(crate) fn on_binary(&mut self, now: Instant) -> Action {
+        if let Some(close) = self.count_message(now) {
+            return close;
+        }
         self.bad(ErrorMessage::new(
             ErrorCode::BadMessage,
             "a message is JSON text, not binary",
@@ -179,8 +199,30 @@ impl Session {
         self.live.insert(stream_id, request_id);
     }
 
+    /// How long the connection has had no stream and no message; `None` while it has a stream.
+    pub(crate) fn idle(&self, now: Instant) -> Option<Duration> {
+        self.live
+            .is_empty()
+            .then(|| now.saturating_duration_since(self.used_at))
+    }
+
+    /// The message that came last has acknowledged something: it is not counted, because there are no more of them than batches.
+    pub(crate) fn on_useful_ack(&mut self) {
+        if let Some(messages) = &mut self.messages {
+            messages.give_back();
+        }
+    }
+
+    /// A stream has come to its end, and nobody had to stop it: that it was asked for is not counted.
+    pub(crate) fn on_completed(&mut self) {
+        for bucket in [&mut self.messages, &mut self.queries].into_iter().flatten() {
+            bucket.give_back();
+        }
+    }
+
     /// A stream's terminator is on its way.
-    pub(crate) fn on_ended(&mut self, stream_id: StreamId) {
+    pub(crate) fn on_ended(&mut self, stream_id: StreamId, now: Instant) {
+        self.used_at = self.used_at.max(now);
         let Some(request_id) = self.live.remove(&stream_id) else {
             return;
         };
@@ -199,20 +241,30 @@ impl Session {
         self.live.keys().chain(ended).copied().collect()
     }
 
+    /// What to do where the message is one too many.
+    fn count_message(&mut self, now: Instant) -> Option<Action> {
+        self.used_at = self.used_at.max(now);
+        let is_admitted = self.messages.as_mut().is_none_or(|messages| messages.take(now));
+        (!is_admitted).then(|| too_fast("messages", self.limits.message_rate))
+    }
+
     fn bad(&mut self, reply: ErrorMessage) -> Action {
         self.n_bad_in_a_row += 1;
         let reply = ServerMessage::Error(reply);
         if self.n_bad_in_a_row >= BAD_MESSAGES_MAX {
-            Action::Close(reply, CloseCode::BadMessages)
+            Action::Close(reply, CloseCode::BadMessages, "too many bad messages")
         } else {
             Action::Reply(reply)
         }
     }
 
-    fn on_message(&mut self, message: ClientMessage) -> Action {
+    fn on_message(&mut self, message: ClientMessage, now: Instant) -> Action {
         match message {
             ClientMessage::StreamQuery(query) => match self.refusal(&query) {
                 Some(refusal) => refused(refusal, query.request_id),
+                None if self.queries.as_mut().is_some_and(|queries| !queries.take(now)) => {
+                    too_fast("queries that did not come to their end", self.limits.query_rate)
+                }
                 None => Action::Start(query),
             },
             ClientMessage::CancelQuery(CancelQuery { target }) => self.on_stream(target, Action::Cancel),
@@ -378,6 +430,14 @@ impl Session {
     }
 }
 
+/// The client asks faster than it may.
+fn too_fast(what: &str, rate: Option<Rate>) -> Action {
+    let Rate { per_second, burst } = rate.unwrap_or(Rate::new(0, 0));
+    let text = format!("more than {per_second} {what} a second, {burst} at once");
+    let error = ServerMessage::Error(ErrorMessage::new(ErrorCode::LimitExceeded, text));
+    Action::Close(error, CloseCode::TooMany, "messages come too fast")
+}
+
 fn rank_refusal(priority: Option<u8>, weight: Option<u16>) -> Option<(ErrorCode, String)> {
     let exceeded = |text: String| Some((ErrorCode::LimitExceeded, text));
     if let Some(priority) = priority.filter(|priority| *priority > PRIORITY_MAX) {
@@ -410,6 +470,7 @@ mod tests {
     #![allow(clippy::wildcard_enum_match_arm)] // whatever else comes fails the test
 
     use super::*;
+    use crate::clock;
 
     const LIMITS: SessionLimits = SessionLimits {
         streams_max: 2,
@@ -418,22 +479,24 @@ mod tests {
         batch_bytes_max: 1_000,
         window_batches_max: 8,
         window_bytes_max: 1_000,
+        message_rate: None,
+        query_rate: None,
     };
 
     #[track_caller]
     fn code_of(action: &Action) -> ErrorCode {
         match action {
-            Action::Reply(ServerMessage::Error(error)) | Action::Close(ServerMessage::Error(error), _) => error.code,
+            Action::Reply(ServerMessage::Error(error)) | Action::Close(ServerMessage::Error(error), ..) => error.code,
             other => panic!("no error: {other:?}"),
         }
     }
 
     #[track_caller]
     fn check_refused(fields: &str, code: ErrorCode) {
-        let mut session = Session::new(LIMITS);
+        let mut session = Session::new(LIMITS, clock::now());
         session.on_accepted(StreamId::random(), Some("taken".into()));
         let text = format!("{{\"type\":\"stream_query\",{fields}}}");
-        assert_eq!(code_of(&session.on_text(&text)), code, "{text}");
+        assert_eq!(code_of(&session.on_text(&text, clock::now())), code, "{text}");
     }
 
     #[test]
@@ -452,20 +515,20 @@ mod tests {
 
     #[test]
     fn everybodys_streams_are_for_administrators() {
-        let mut session = Session::new(LIMITS);
+        let mut session = Session::new(LIMITS, clock::now());
         assert_eq!(
-            code_of(&session.on_text(r#"{"type":"list_queries","scope":"all"}"#)),
+            code_of(&session.on_text(r#"{"type":"list_queries","scope":"all"}"#, clock::now())),
             ErrorCode::PermissionDenied
         );
         assert!(matches!(
-            session.on_text(r#"{"type":"list_queries"}"#),
+            session.on_text(r#"{"type":"list_queries"}"#, clock::now()),
             Action::List(None)
         ));
     }
 
     #[test]
     fn a_resumed_stream_counts_as_any_other() {
-        let mut session = Session::new(LIMITS);
+        let mut session = Session::new(LIMITS, clock::now());
         let id = StreamId::random();
         session.on_accepted(id, Some("mine".into()));
         let code = |refusal: Option<ErrorMessage>| refusal.map(|error| error.code);
@@ -483,44 +546,54 @@ mod tests {
 
     #[test]
     fn streams_count_until_they_have_ended() {
-        let mut session = Session::new(LIMITS);
+        let mut session = Session::new(LIMITS, clock::now());
         let ids = [StreamId::random(), StreamId::random()];
         for id in ids {
             session.on_accepted(id, None);
         }
         let query = r#"{"type":"stream_query","query":"q"}"#;
-        assert_eq!(code_of(&session.on_text(query)), ErrorCode::TooManyStreams);
-        session.on_ended(ids[0]);
-        assert!(matches!(session.on_text(query), Action::Start(_)));
+        assert_eq!(
+            code_of(&session.on_text(query, clock::now())),
+            ErrorCode::TooManyStreams
+        );
+        session.on_ended(ids[0], clock::now());
+        assert!(matches!(session.on_text(query, clock::now()), Action::Start(_)));
     }
 
     #[test]
     fn a_stream_can_be_cancelled_by_either_name_and_only_while_it_lives() {
-        let mut session = Session::new(LIMITS);
+        let mut session = Session::new(LIMITS, clock::now());
         let id = StreamId::random();
         session.on_accepted(id, Some("mine".into()));
         let by_id = format!(r#"{{"type":"cancel_query","stream_id":"{id}"}}"#);
         let by_request = r#"{"type":"cancel_query","request_id":"mine"}"#;
         for text in [by_id.as_str(), by_request] {
-            assert!(matches!(session.on_text(text), Action::Cancel(found) if found == Named { id, is_own: true }));
+            assert!(
+                matches!(session.on_text(text, clock::now()), Action::Cancel(found) if found == Named { id, is_own: true })
+            );
         }
         assert!(
             matches!(session.on_not_found(id), Action::Ignore),
             "its terminator is on the way"
         );
-        session.on_ended(id);
+        session.on_ended(id, clock::now());
         let ack = r#"{"type":"ack","request_id":"mine","batch_number":0,"end":true}"#;
         assert!(
-            matches!(session.on_text(ack), Action::Ack { stream: Named { id: found, is_own: false }, .. } if found == id),
+            matches!(session.on_text(ack, clock::now()), Action::Ack { stream: Named { id: found, is_own: false }, .. } if found == id),
             "by its name too: that its end has come"
         );
         let unheard = ack.replace("mine", "unheard-of");
-        assert_eq!(code_of(&session.on_text(&unheard)), ErrorCode::StreamNotFound);
+        assert_eq!(
+            code_of(&session.on_text(&unheard, clock::now())),
+            ErrorCode::StreamNotFound
+        );
         // It may be another connection's of the same client.
-        assert!(matches!(session.on_text(&by_id), Action::Cancel(found) if found == Named { id, is_own: false }));
+        assert!(
+            matches!(session.on_text(&by_id, clock::now()), Action::Cancel(found) if found == Named { id, is_own: false })
+        );
         assert_eq!(code_of(&session.on_not_found(id)), ErrorCode::StreamNotFound);
         for text in [by_request, r#"{"type":"cancel_query","stream_id":"x"}"#] {
-            assert_eq!(code_of(&session.on_text(text)), ErrorCode::StreamNotFound);
+            assert_eq!(code_of(&session.on_text(text, clock::now())), ErrorCode::StreamNotFound);
         }
         assert!(
             matches!(session.on_late_ack(id), Action::Ignore),
@@ -534,17 +607,100 @@ mod tests {
 
     #[test]
     fn garbage_in_a_row_closes_the_connection() {
-        let mut session = Session::new(LIMITS);
+        let mut session = Session::new(LIMITS, clock::now());
         for _ in 1..BAD_MESSAGES_MAX {
-            assert!(matches!(session.on_text("x"), Action::Reply(_)));
+            assert!(matches!(session.on_text("x", clock::now()), Action::Reply(_)));
         }
         assert!(matches!(
-            session.on_text(r#"{"type":"ping"}"#),
+            session.on_text(r#"{"type":"ping"}"#, clock::now()),
             Action::Reply(ServerMessage::Pong(_))
         ));
         for _ in 1..BAD_MESSAGES_MAX {
-            assert_eq!(code_of(&session.on_binary()), ErrorCode::BadMessage);
+            assert_eq!(code_of(&session.on_binary(clock::now())), ErrorCode::BadMessage);
         }
-        assert!(matches!(session.on_text("x"), Action::Close(_, CloseCode::BadMessages)));
+        assert!(matches!(
+            session.on_text("x", clock::now()),
+            Action::Close(_, CloseCode::BadMessages, _)
+        ));
+    }
+
+    fn session(message_rate: Option<Rate>, query_rate: Option<Rate>, now: Instant) -> Session {
+        let limits = SessionLimits {
+            streams_max: 1_000,
+            message_rate,
+            query_rate,
+            ..LIMITS
+        };
+        Session::new(limits, now)
+    }
+
+    #[track_caller]
+    fn check_closed(action: &Action) {
+        assert!(matches!(action, Action::Close(_, CloseCode::TooMany, _)), "{action:?}");
+        assert_eq!(code_of(action), ErrorCode::LimitExceeded);
+    }
+
+    const PING: &str = r#"{"type":"ping"}"#;
+    const QUERY: &str = r#"{"type":"stream_query","query":"q"}"#;
+
+    #[test]
+    fn messages_have_a_rate_and_what_acknowledges_is_not_counted() {
+        let now = clock::now();
+        let mut session = session(Some(Rate::new(200, 400)), None, now);
+        for n in 0..400 {
+            session.on_text(PING, now);
+            session.on_useful_ack();
+            let action = match n % 3 {
+                0 => session.on_text("garbage", now),
+                1 => session.on_text(PING, now),
+                _ => session.on_text(r#"{"type":"hello"}"#, now),
+            };
+            assert!(!matches!(action, Action::Close(..)), "{n}: {action:?}");
+        }
+        check_closed(&session.on_text(PING, now));
+        check_closed(&session.on_binary(now));
+        let later = now + Duration::from_millis(5);
+        assert!(matches!(session.on_text(PING, later), Action::Reply(_)));
+        check_closed(&session.on_text(PING, later));
+    }
+
+    #[test]
+    fn starting_only_to_cancel_has_a_rate_and_running_to_the_end_has_none() {
+        let now = clock::now();
+        let mut session = session(Some(Rate::new(200, 400)), Some(Rate::new(50, 100)), now);
+        for _ in 0..10_000 {
+            assert!(matches!(session.on_text(QUERY, now), Action::Start(_)));
+            let id = StreamId::random();
+            session.on_accepted(id, None);
+            session.on_completed();
+            session.on_ended(id, now);
+        }
+        for _ in 0..100 {
+            assert!(matches!(session.on_text(QUERY, now), Action::Start(_)));
+            let id = StreamId::random();
+            session.on_accepted(id, None);
+            session.on_ended(id, now);
+        }
+        check_closed(&session.on_text(QUERY, now));
+        let later = now + Duration::from_millis(20);
+        assert!(matches!(session.on_text(QUERY, later), Action::Start(_)));
+        check_closed(&session.on_text(QUERY, later));
+    }
+
+    #[test]
+    fn a_connection_is_idle_without_streams_and_messages() {
+        let start = clock::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut session = session(None, None, start);
+        assert_eq!(session.idle(at(300)), Some(Duration::from_secs(300)));
+        session.on_text(PING, at(200));
+        assert_eq!(session.idle(at(300)), Some(Duration::from_secs(100)));
+        let id = StreamId::random();
+        session.on_accepted(id, None);
+        assert_eq!(session.idle(at(10_000)), None);
+        session.on_ended(id, at(20_000));
+        assert_eq!(session.idle(at(20_300)), Some(Duration::from_secs(300)));
+        session.on_binary(at(20_400));
+        assert_eq!(session.idle(at(20_400)), Some(Duration::ZERO));
     }
 }

@@ -15,8 +15,8 @@ use crate::deflate::Deflate;
 use crate::error::ErrorCode;
 use crate::id::StreamId;
 use crate::protocol::{
-    CancelledMessage, CompletedMessage, ErrorMessage, ProgressDetail, ProgressMessage, ServerMessage, encode_message,
-    replayed, replayed_binary,
+    CancelledMessage, CloseCode, CompletedMessage, ErrorMessage, ProgressDetail, ProgressMessage, ServerMessage,
+    encode_message, replayed, replayed_binary,
 };
 use crate::scheduler::{Completion, EncodedBatch, FairQueue, Scheduler, Stream, StreamEnd, Ticket, Timings};
 use crate::stream::{Gone, Taken as StreamTaken};
@@ -132,6 +132,12 @@ impl Writer {
             pieces: Vec::new(),
             gathered_bytes: 0,
         }
+    }
+
+    /// Closes a connection for which there is no thread that could write more. The frame fits what the system takes at once.
+    pub(super) fn refuse(mut self) {
+        let code = Some(CloseCode::TryAgainLater.number());
+        let _told = self.frames.write_close(code, "the server has no thread to spare");
     }
 
     /// Ends when: the connection is to be closed and has been, the reader is gone, or the socket fails. Blocks on the outbox
@@ -302,6 +308,9 @@ impl Writer {
                     }
                 }
                 StreamTaken::End(end) => {
+                    if matches!(end, StreamEnd::Completed(_)) {
+                        self.session.lock().on_completed();
+                    }
                     self.end_lane(key, &stream, &terminator(&stream, end));
                     return (turn_bytes, false);
                 }
@@ -317,7 +326,7 @@ impl Writer {
     /// The last message of a stream on this connection.
     fn end_lane(&mut self, key: u64, stream: &Stream, message: &ServerMessage) {
         self.gather(Piece::Text(encoded(message)));
-        self.session.lock().on_ended(stream.id);
+        self.session.lock().on_ended(stream.id, clock::now());
         self.lanes.remove(&key);
     }
 

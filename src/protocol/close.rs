@@ -13,11 +13,15 @@ pub enum CloseCode {
     ProtocolError = 1002,
     /// A text message was not UTF-8.
     InvalidPayload = 1007,
+    /// The peer went beyond a limit on what is no message: pings, fragments, the time for a message to come.
+    PolicyViolation = 1008,
     /// A message was larger than the limit.
     MessageTooBig = 1009,
+    /// The server has no room; later it may.
+    TryAgainLater = 1013,
     /// The client keeps sending what is no message.
     BadMessages = 4400,
-    /// The client asks faster than it takes answers.
+    /// The client asks faster than it takes answers, or than it may.
     TooMany = 4429,
 }
 

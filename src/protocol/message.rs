@@ -105,6 +105,31 @@ pub struct LimitsMessage {
     pub query_ms: u64,
     /// Milliseconds that a client may take nothing while something waits for it.
     pub stall_ms: u64,
+    /// Frames of one message.
+    pub fragments: u64,
+    /// Messages a second on average, and at once; absent where there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<RateMessage>,
+    /// Queries a second that do not come to their end, and at once; absent where there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queries: Option<RateMessage>,
+    /// Pings and pongs a second, and at once; absent where there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pings: Option<RateMessage>,
+    /// Milliseconds without a stream and without a message; absent where there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
+}
+
+/// How often something may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Rate"))]
+#[non_exhaustive]
+pub struct RateMessage {
+    /// On average.
+    pub per_second: u32,
+    /// At once, after a time of rest.
+    pub burst: u32,
 }
 
 /// `query_description`.

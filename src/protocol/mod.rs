@@ -32,8 +32,8 @@ pub(crate) use integrity::{RowsDigest, checksum};
 pub use message::{
     ArrowBatchMessage, BatchMessage, CancelledMessage, ColumnsMessage, CompletedMessage, DataFormat,
     DescriptionMessage, ErrorMessage, LimitsMessage, ListMessage, ParameterMessage, Phase, PongMessage, ProgressDetail,
-    ProgressMessage, QueuedMessage, ResumedMessage, RetentionMessage, ServerMessage, StartedMessage, StatusMessage,
-    StreamNotice, StreamState, TotalKind, TruncateReason, WelcomeMessage, WindowMessage,
+    ProgressMessage, QueuedMessage, RateMessage, ResumedMessage, RetentionMessage, ServerMessage, StartedMessage,
+    StatusMessage, StreamNotice, StreamState, TotalKind, TruncateReason, WelcomeMessage, WindowMessage,
 };
 pub use request::{
     Ack, CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ResumeQuery, SetPriority,

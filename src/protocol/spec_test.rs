@@ -270,7 +270,9 @@ fn the_close_codes_listed_are_the_codes() {
         CloseCode::GoingAway,
         CloseCode::ProtocolError,
         CloseCode::InvalidPayload,
+        CloseCode::PolicyViolation,
         CloseCode::MessageTooBig,
+        CloseCode::TryAgainLater,
         CloseCode::BadMessages,
         CloseCode::TooMany,
     ];

@@ -12,6 +12,7 @@ use super::budget::Permit;
 use super::live::Stream;
 use super::outlet::{Note, NoteKind, Urgency};
 use super::question::error_message;
+use super::seats::Seat;
 use crate::clock;
 use crate::deflate::Deflated;
 use crate::engine::{CancelReason, Cursor, EngineError, EngineErrorKind, Step};
@@ -201,6 +202,8 @@ impl BatchRules {
 
 /// A stream's work. Owned by one thread at a time.
 pub(super) struct Job {
+    /// Among the streams that run, until its engine side has ended.
+    seat: Option<Seat>,
     cursor: Option<Box<dyn Cursor>>,
     writer: Option<RowWriter>,
     producer: Arc<Mutex<Producer>>,
@@ -220,8 +223,10 @@ impl Job {
         rules: BatchRules,
         channel: Sender<StreamEvent>,
         token: Option<ResumeToken>,
+        seat: Seat,
     ) -> Self {
         Self {
+            seat: Some(seat),
             cursor: None,
             writer: None,
             producer: Arc::new(Mutex::new(Producer {
@@ -272,6 +277,11 @@ impl Job {
 
     pub(super) fn take_cursor(&mut self) -> Option<Box<dyn Cursor>> {
         self.cursor.take()
+    }
+
+    /// The stream counts no more among those that run.
+    pub(super) fn leave_seat(&mut self) {
+        self.seat = None;
     }
 
     /// What to tell the client of a stream that was cancelled.

@@ -214,6 +214,8 @@ impl Stream {
         if catch_unwind(AssertUnwindSafe(|| drop(cursor))).is_err() {
             log::error!("stream {}: the engine panicked while closing its cursor", self.id);
         }
+        // Before the client hears of the end: it may have another then.
+        job.leave_seat();
         let end = end(&job);
         let status = end.status();
         {

@@ -14,6 +14,7 @@ mod question;
 mod queue;
 #[cfg(all(test, rowstream_shuttle))]
 mod scheduled_test;
+mod seats;
 #[cfg(all(test, rowstream_shuttle))]
 mod shuttle_test;
 mod timekeeper;
@@ -33,6 +34,7 @@ pub(crate) use job::{Completion, EncodedBatch, StreamEnd, Timings};
 pub(crate) use live::Stream;
 pub(crate) use outlet::{Resumed, StreamSink, Urgency};
 pub(crate) use question::Answer;
+pub(crate) use seats::{Full, Seats};
 pub(crate) use timekeeper::{Alarm, AlarmGuard, Timekeeper};
 
 use budget::Budget;
@@ -133,6 +135,8 @@ impl Core {
 pub(crate) struct Scheduler {
     core: Arc<Core>,
     engines: Vec<NamedEngine>,
+    /// Of the streams whose engine side is alive.
+    seats: Arc<Seats>,
     accepting: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -163,7 +167,12 @@ impl Scheduler {
     ///
     /// # Errors
     /// Where the system has too few threads to give; those already started are stopped again.
-    pub(crate) fn start(engines: Vec<NamedEngine>, config: StreamingConfig, n_workers: usize) -> io::Result<Self> {
+    pub(crate) fn start(
+        engines: Vec<NamedEngine>,
+        config: StreamingConfig,
+        n_workers: usize,
+        seats: Arc<Seats>,
+    ) -> io::Result<Self> {
         let (closing, to_close) = bounded(CLOSING_MAX);
         let budget = Budget::new(config.held_bytes_max);
         let compressors = Compressors::new(config.compression_level);
@@ -180,6 +189,7 @@ impl Scheduler {
                 closing: Mutex::new(Some(closing)),
             }),
             engines,
+            seats,
             accepting: AtomicBool::new(true),
             threads: Mutex::new(Vec::with_capacity(n_workers + 1)),
         };
@@ -226,7 +236,7 @@ impl Scheduler {
     /// [`launch`](Self::launch).
     ///
     /// # Errors
-    /// `SHUTTING_DOWN`, `QUEUE_FULL`, or `BAD_MESSAGE` for an engine that this server does not have.
+    /// `SHUTTING_DOWN`, `QUEUE_FULL`, `TOO_MANY_STREAMS`, or `BAD_MESSAGE` for an engine that this server does not have.
     pub(crate) fn accept(
         &self,
         query: StreamQuery,
@@ -262,6 +272,13 @@ impl Scheduler {
             return Err(Box::new(ErrorMessage::new(ErrorCode::QueueFull, message)));
         }
         let NamedEngine { name, engine } = self.engine(engine.as_deref())?.clone();
+        let seat = self.seats.take(&origin.principal).map_err(|full| {
+            let message = match full {
+                Full::All(max) => format!("the server has {max} running streams, which is the most"),
+                Full::Principal(max) => format!("this client has {max} running streams, which is the most"),
+            };
+            Box::new(ErrorMessage::new(ErrorCode::TooManyStreams, message))
+        })?;
         let timeout = timeout_ms.map_or(config.max_query_duration, |ms| {
             Duration::from_millis(ms).min(config.max_query_duration)
         });
@@ -309,7 +326,7 @@ impl Scheduler {
         ));
         let token = resumable.then(|| ResumeToken::random(self.core.epoch));
         let hash = token.as_ref().map(ResumeToken::hash);
-        let job = Box::new(Job::new(&stream, rules, channel, token));
+        let job = Box::new(Job::new(&stream, rules, channel, token, seat));
         Ok(Accepted {
             stream,
             job,

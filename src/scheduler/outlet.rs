@@ -227,7 +227,7 @@ impl Stream {
 
 /// For connections.
 impl Stream {
-    /// The connection's client has processed all up to `number`; with `is_end`, the terminator too.
+    /// The connection's client has processed all up to `number`; with `is_end`, the terminator too. False where that was known.
     ///
     /// # Errors
     /// Where the connection has not got the stream, and for what was never sent.
@@ -236,10 +236,11 @@ impl Stream {
         connection: ConnectionId,
         number: Option<u64>,
         is_end: bool,
-    ) -> Result<(), AckError> {
-        let (freed, may_wake, has_pending, sink, is_over) = {
+    ) -> Result<bool, AckError> {
+        let (freed, is_useful, may_wake, has_pending, sink, is_over) = {
             let mut outlet = self.outlet();
             let generation = outlet.attachment_of(connection).ok_or(AckError::NotAttached)?;
+            let acked_before = outlet.delivery.window().acked();
             let freed = match number {
                 Some(number) => outlet.delivery.ack(generation, number)?,
                 None => Vec::new(),
@@ -252,6 +253,7 @@ impl Stream {
             }
             (
                 freed,
+                outlet.delivery.window().acked() > acked_before,
                 outlet.delivery.window().is_half_open(),
                 outlet.delivery.has_pending(),
                 Arc::clone(&outlet.sink),
@@ -261,7 +263,7 @@ impl Stream {
         drop(freed);
         if is_over {
             self.release();
-            return Ok(());
+            return Ok(true);
         }
         if has_pending {
             sink.notify(Urgency::Now, 0);
@@ -269,7 +271,7 @@ impl Stream {
         if may_wake {
             self.wake();
         }
-        Ok(())
+        Ok(is_useful)
     }
 
     /// Whether the connection has the stream.

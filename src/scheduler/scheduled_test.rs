@@ -53,6 +53,7 @@ impl Scheduler {
                 name: "memory".into(),
                 engine: Arc::new(engine),
             }],
+            seats: Seats::new(usize::MAX, usize::MAX),
             accepting: AtomicBool::new(true),
             threads: Mutex::new(Vec::new()),
         });

@@ -113,7 +113,8 @@ fn launch(core: &Arc<Core>, n_rows: u64, window: Option<u32>, is_resumable: bool
         interval: hour,
         checksum: false,
     };
-    let job = Box::new(Job::new(&stream, rules, channel, None));
+    let seat = Seats::new(1, 1).take(&Principal::anonymous()).unwrap();
+    let job = Box::new(Job::new(&stream, rules, channel, None, seat));
     stream.give_job(job);
     core.registry.insert(stream.id, Arc::clone(&stream), None);
     stream.launch();

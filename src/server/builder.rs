@@ -9,17 +9,25 @@ use std::time::Duration;
 
 use super::ServerHandle;
 use super::connections::Connections;
+use super::host::{HostLimits, Wish};
+use super::limits::Limits;
 use super::listener::Listener;
 use super::memory::MemoryBound;
+use super::peers::Peers;
 use super::socket::{Place, Socket};
 use super::tls::Tls;
-use crate::connection::{ConnectionContext, HeartbeatRules, MessageHandler, Purpose, SessionLimits, SoonList};
+use crate::connection::{
+    ConnectionContext, HeartbeatRules, MessageHandler, PeerLimits, Purpose, SessionLimits, SoonList,
+};
 use crate::engine::Engine;
-use crate::scheduler::{NamedEngine, Scheduler};
+use crate::scheduler::{NamedEngine, Scheduler, Seats};
 use crate::stream::StreamingConfig;
 
 /// Workers, at the least: on a machine of one or two cores, one long sort must not hold up everybody else.
 const WORKERS_MIN: usize = 4;
+
+/// Largest message that may be allowed to clients.
+const MESSAGE_BYTES_CEILING: usize = 1024 * 1024;
 
 /// Describes a server; [`start`](Self::start) makes it.
 #[must_use]
@@ -33,6 +41,8 @@ pub struct ServerBuilder {
     streams_per_connection_max: usize,
     message_bytes_max: usize,
     query_bytes_max: usize,
+    limits: Limits,
+    host: Option<HostLimits>,
     purpose: Purpose,
     permessage_deflate: bool,
     heartbeat_interval: Duration,
@@ -69,6 +79,8 @@ pub enum StartError {
     },
     /// The system has no thread to give.
     Thread(io::Error),
+    /// The host has too little of something for what is asked of the server; the text says of what, and what can be done.
+    Host(String),
 }
 
 impl fmt::Display for StartError {
@@ -76,7 +88,7 @@ impl fmt::Display for StartError {
         match self {
             Self::NoEngine => f.write_str("a server needs at least one engine"),
             Self::DuplicateEngine(name) => write!(f, "two engines are called {name:?}"),
-            Self::Setting(text) => f.write_str(text),
+            Self::Setting(text) | Self::Host(text) => f.write_str(text),
             Self::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Self::Thread(source) => write!(f, "cannot start a thread: {source}"),
         }
@@ -87,7 +99,7 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Listen { source, .. } | Self::Thread(source) => Some(source),
-            Self::NoEngine | Self::DuplicateEngine(_) | Self::Setting(_) => None,
+            Self::NoEngine | Self::DuplicateEngine(_) | Self::Setting(_) | Self::Host(_) => None,
         }
     }
 }
@@ -105,6 +117,8 @@ impl ServerBuilder {
             streams_per_connection_max: 128,
             message_bytes_max: 64 * 1024,
             query_bytes_max: 64 * 1024,
+            limits: Limits::default(),
+            host: None,
             purpose: Purpose::Queries,
             permessage_deflate: false,
             heartbeat_interval: Duration::from_secs(15),
@@ -169,7 +183,22 @@ impl ServerBuilder {
         self
     }
 
-    /// Connections at once; those beyond are refused with HTTP 503. Defaults to 1,024.
+    /// What peers may do before and beside their queries. Defaults to [`Limits::default`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What the host gives, by which the server is measured before it starts: connections and streams are
+    /// [lowered](ServerHandle::capacity) to what fits. Defaults to [`HostLimits::of_this_host`];
+    /// [`HostLimits::default`], which knows nothing, lets everything fit.
+    pub fn host_limits(mut self, host: HostLimits) -> Self {
+        self.host = Some(host);
+        self
+    }
+
+    /// Connections at once; those beyond are refused with HTTP 503. Defaults to 1,024, or what the host has
+    /// [room](ServerHandle::capacity) for.
     pub fn connections_max(mut self, connections_max: usize) -> Self {
         self.connections_max = connections_max;
         self
@@ -181,7 +210,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Largest message from a client, in bytes; a larger one closes the connection with 1009. Defaults to 64 KiB.
+    /// Largest message from a client, in bytes, up to 1 MiB; a larger one closes the connection with 1009. Defaults to 64 KiB.
     pub fn message_bytes_max(mut self, bytes_max: usize) -> Self {
         self.message_bytes_max = bytes_max;
         self
@@ -235,6 +264,8 @@ impl ServerBuilder {
             streams_per_connection_max,
             message_bytes_max,
             query_bytes_max,
+            limits,
+            host,
             purpose,
             permessage_deflate,
             heartbeat_interval,
@@ -253,6 +284,15 @@ impl ServerBuilder {
             batch_bytes_max: streaming.batch_bytes_max as u64,
             window_batches_max: streaming.window_batches_max,
             window_bytes_max: streaming.window_bytes_max,
+            message_rate: limits.message_rate,
+            query_rate: limits.query_rate,
+        };
+        let peer_limits = PeerLimits {
+            head_deadline: limits.head_deadline,
+            idle_timeout: limits.idle_timeout.filter(|_| handler.is_none()),
+            fragments_max: limits.fragments_max,
+            assembly_timeout: limits.assembly_timeout,
+            ping_rate: limits.ping_rate,
         };
         let sockets = places.into_iter().map(listen).collect::<Result<Vec<_>, _>>()?;
         let cursor_bytes = engines
@@ -267,25 +307,46 @@ impl ServerBuilder {
         if tls.is_on() {
             memory.add_tls();
         }
-        let scheduler = Scheduler::start(engines, streaming, n_workers).map_err(StartError::Thread)?;
+        let wish = Wish {
+            connections_max,
+            streams_max: limits.streams_max,
+            n_workers,
+            memory,
+        };
+        let host = host.unwrap_or_else(HostLimits::of_this_host);
+        let capacity = wish.fit(&host).map_err(StartError::Host)?;
+        for reason in &capacity.reasons {
+            log::warn!("{reason}");
+        }
+        let seats = Seats::new(capacity.streams_max, limits.streams_per_principal_max);
+        let scheduler = Scheduler::start(engines, streaming, n_workers, seats).map_err(StartError::Thread)?;
         let scheduler = Arc::new(scheduler);
         let context = ConnectionContext {
             scheduler: Arc::clone(&scheduler),
             soon: Arc::new(SoonList::new(&scheduler)),
             session_limits,
+            peer_limits,
+            principals: Seats::new(usize::MAX, limits.connections_per_principal_max),
             message_bytes_max,
             purpose,
             heartbeat,
             deflaters: permessage_deflate.then(Arc::default),
             handler,
         };
-        let connections = Arc::new(Connections::new(context, connections_max));
+        let connections = Arc::new(Connections::new(context, capacity.connections_max, Peers::new(&limits)));
         let listeners = sockets
             .into_iter()
             .map(|socket| Listener::start(socket, tls.clone(), Arc::clone(&connections)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(StartError::Thread)?;
-        Ok(ServerHandle::new(listeners, tls, connections, scheduler, memory))
+        Ok(ServerHandle::new(
+            listeners,
+            tls,
+            connections,
+            scheduler,
+            memory,
+            capacity,
+        ))
     }
 
     fn check(&self) -> Result<(), StartError> {
@@ -331,7 +392,15 @@ impl ServerBuilder {
             !self.heartbeat_interval.is_zero() && self.heartbeat_interval < self.heartbeat_dead_after,
             "heartbeat: the interval is more than 0 and less than dead_after".to_owned(),
         )?;
-        check(!stall_limit.is_zero(), "stall_limit: more than 0".to_owned())
+        check(!stall_limit.is_zero(), "stall_limit: more than 0".to_owned())?;
+        check(
+            self.purpose == Purpose::Echo || (1..=MESSAGE_BYTES_CEILING).contains(&self.message_bytes_max),
+            format!(
+                "message_bytes_max {}: 1 to {MESSAGE_BYTES_CEILING}",
+                self.message_bytes_max
+            ),
+        )?;
+        self.limits.check().map_err(StartError::Setting)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -9,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::peers::{Peers, Refusal, RefusalCounters, Seat};
 use crate::clock;
 use crate::connection::{Connection, ConnectionContext, ConnectionHandle};
 use crate::id::ConnectionId;
-use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
+use crate::thread::{STACK_BYTES_CONNECTION, spawn_owning};
 use crate::transport::Transport;
 
 /// How long a stopping server waits for clients to take their last messages before it ends their connections.
@@ -33,16 +35,36 @@ struct State {
 pub(super) struct Connections {
     context: Arc<ConnectionContext>,
     connections_max: usize,
+    peers: Arc<Peers>,
+    refusals: RefusalCounters,
     ids: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
 
+/// Why a connection is not served.
+pub(super) struct Unserved {
+    pub(super) error: io::Error,
+    /// The connection, where it can still be told: the system had no thread for it.
+    pub(super) connection: Option<Connection>,
+}
+
+impl From<io::Error> for Unserved {
+    fn from(error: io::Error) -> Self {
+        Self {
+            error,
+            connection: None,
+        }
+    }
+}
+
 impl Connections {
-    pub(super) fn new(context: ConnectionContext, connections_max: usize) -> Self {
+    pub(super) fn new(context: ConnectionContext, connections_max: usize, peers: Arc<Peers>) -> Self {
         Self {
             context: Arc::new(context),
             connections_max,
+            peers,
+            refusals: RefusalCounters::default(),
             ids: AtomicU64::new(0),
             state: Mutex::new(State::default()),
             changed: Condvar::new(),
@@ -58,11 +80,21 @@ impl Connections {
         self.len() >= self.connections_max
     }
 
-    /// Serves a connection on a reader thread of its own.
+    /// Lets one more in from that address, or says why not.
+    pub(super) fn admit(&self, address: IpAddr) -> Result<Seat, Refusal> {
+        self.peers.admit(address, clock::now())
+    }
+
+    /// What was refused.
+    pub(super) fn refusals(&self) -> &RefusalCounters {
+        &self.refusals
+    }
+
+    /// Serves a connection on a reader thread of its own, and gives its seat up when it is over.
     ///
     /// # Errors
     /// Where the server stops, has no room or no thread, or the transport fails.
-    pub(super) fn serve(self: &Arc<Self>, transport: Box<dyn Transport>) -> io::Result<()> {
+    pub(super) fn serve(self: &Arc<Self>, transport: Box<dyn Transport>, seat: Option<Seat>) -> Result<(), Unserved> {
         self.join_ended();
         let id = ConnectionId::new(self.ids.fetch_add(1, Ordering::Relaxed) + 1);
         let peer = transport.peer();
@@ -73,14 +105,17 @@ impl Connections {
                 drop(state);
                 connection.handle().abort();
                 let text = format!("no room: the most connections is {}", self.connections_max);
-                return Err(io::Error::new(ErrorKind::ConnectionRefused, text));
+                self.refusals.full();
+                return Err(io::Error::new(ErrorKind::ConnectionRefused, text).into());
             }
             state.live.insert(id, connection.handle());
         }
         log::debug!("connection {id}: from {peer}");
         let connections = Arc::clone(self);
-        let thread = spawn_named(&format!("reader-{id}"), STACK_BYTES_CONNECTION, move || {
+        let role = format!("reader-{id}");
+        let thread = spawn_owning(&role, STACK_BYTES_CONNECTION, connection, move |connection| {
             connection.serve(&connections.context);
+            drop(seat);
             connections.on_ended(id);
         });
         match thread {
@@ -88,9 +123,14 @@ impl Connections {
                 self.state.lock().threads.insert(id, thread);
                 Ok(())
             }
-            Err(error) => {
-                self.on_ended(id);
-                Err(error)
+            Err((error, connection)) => {
+                self.refusals.no_thread();
+                self.state.lock().live.remove(&id);
+                self.changed.notify_all();
+                Err(Unserved {
+                    error,
+                    connection: Some(connection),
+                })
             }
         }
     }

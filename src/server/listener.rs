@@ -1,6 +1,6 @@
 //! The listener thread: accepts, and nothing else.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::connections::Connections;
+use super::connections::{Connections, Unserved};
+use super::peers::Refusal;
+use super::reserve::Reserve;
 use super::socket::{Accepted, Socket};
 use super::tls::Tls;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
@@ -22,6 +24,16 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 38\r\n\
 Retry-After: 1\r\nConnection: close\r\n\r\nthe server has no room; try again soon";
+
+/// What a client is told whose address has its share of connections.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 45\r\n\
+Retry-After: 1\r\nConnection: close\r\n\r\nthis address has too many connections already";
+
+/// What a client is told whose address comes too often.
+const TOO_OFTEN: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 35\r\n\
+Retry-After: 1\r\nConnection: close\r\n\r\nthis address connects too often now";
 
 /// A listening socket and its thread. Dropping it stops and joins the thread.
 #[derive(Debug)]
@@ -91,21 +103,50 @@ fn accept_until_stopped(
     woken: &Receiver<()>,
     connections: &Arc<Connections>,
 ) {
+    let mut reserve = Reserve::new();
     while !stopping.load(Ordering::Acquire) {
         match socket.accept() {
             Ok(_) | Err(_) if stopping.load(Ordering::Acquire) => return,
-            Ok(accepted) if connections.is_full() => refuse(accepted, tls),
-            Ok(accepted) => {
-                let peer = accepted.peer();
-                if let Err(error) = connections.serve(transport(accepted, tls)) {
-                    log::warn!("{peer}: not served: {error}");
-                }
-            }
+            Ok(accepted) => receive(accepted, tls, connections),
             Err(error) => {
                 log::warn!("accept: {error}");
+                connections.refusals().no_descriptor();
+                if Reserve::helps_against(&error) {
+                    reserve.spend(socket, |accepted| answer(accepted, tls, FULL));
+                }
                 // Nothing is ever sent: this waits until the time is up or the listener is dropped.
                 let _rested = woken.recv_timeout(BACK_OFF);
             }
+        }
+    }
+}
+
+/// Serves a connection, or tells it why not.
+fn receive(accepted: Accepted, tls: &Tls, connections: &Arc<Connections>) {
+    let peer = accepted.peer();
+    if connections.is_full() {
+        connections.refusals().full();
+        log::warn!("{peer}: refused: the server is full");
+        return answer(accepted, tls, FULL);
+    }
+    // Whoever comes by a unix socket is on this machine, and has no address to be counted by.
+    let seat = match accepted.address().map(|address| connections.admit(address)).transpose() {
+        Ok(seat) => seat,
+        Err(refusal) => {
+            connections.refusals().address(refusal);
+            log::warn!("{peer}: refused: {refusal:?}");
+            let text = match refusal {
+                Refusal::TooMany => TOO_MANY,
+                Refusal::TooOften => TOO_OFTEN,
+            };
+            return answer(accepted, tls, text);
+        }
+    };
+    let speaks_tls = accepted.speaks(tls);
+    if let Err(Unserved { error, connection }) = connections.serve(transport(accepted, tls), seat) {
+        log::warn!("{peer}: not served: {error}");
+        if let Some(connection) = connection.filter(|_| !speaks_tls) {
+            connection.refuse(FULL);
         }
     }
 }
@@ -118,14 +159,10 @@ fn transport(accepted: Accepted, tls: &Tls) -> Box<dyn Transport> {
     }
 }
 
-fn refuse(accepted: Accepted, tls: &Tls) {
-    log::warn!("a connection was refused: the server is full");
-    // A fresh socket's buffer takes this much without blocking; a peer that is gone needs no answer.
-    let _told = match accepted {
-        // Hands would have to be shaken first, and not on this thread.
-        Accepted::Tcp(..) if tls.is_on() => Ok(()),
-        Accepted::Tcp(mut stream, _) => stream.set_nonblocking(true).and_then(|()| stream.write_all(FULL)),
-        #[cfg(unix)]
-        Accepted::Unix(mut stream) => stream.set_nonblocking(true).and_then(|()| stream.write_all(FULL)),
-    };
+/// Tells a connection why it is not served. One that is to speak TLS is closed without a word: hands would have to be shaken first, and
+/// not on this thread.
+fn answer(accepted: Accepted, tls: &Tls, text: &[u8]) {
+    if !accepted.speaks(tls) {
+        accepted.tell(text);
+    }
 }

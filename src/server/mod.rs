@@ -4,8 +4,14 @@
 
 mod builder;
 mod connections;
+mod host;
+mod limits;
 mod listener;
 mod memory;
+mod peers;
+mod reserve;
+#[cfg(test)]
+mod scarcity_test;
 mod socket;
 mod tls;
 
@@ -19,8 +25,11 @@ use parking_lot::Mutex;
 pub use builder::{ServerBuilder, StartError};
 
 use connections::Connections;
+pub use host::{Capacity, HostLimits};
+pub use limits::{Limits, Rate};
 use listener::Listener;
 pub use memory::MemoryBound;
+pub use peers::Refusals;
 use tls::Tls;
 
 use crate::clock;
@@ -83,6 +92,7 @@ struct Running {
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing to reload"))]
     tls: Tls,
     memory: MemoryBound,
+    capacity: Capacity,
 }
 
 /// What [`ServerHandle::drain`] came to.
@@ -211,6 +221,7 @@ impl ServerHandle {
         connections: Arc<Connections>,
         scheduler: Arc<Scheduler>,
         memory: MemoryBound,
+        capacity: Capacity,
     ) -> Self {
         let local_addrs = listeners.iter().filter_map(Listener::local_addr).collect();
         Self {
@@ -221,6 +232,7 @@ impl ServerHandle {
                 local_addrs,
                 tls,
                 memory,
+                capacity,
             }),
         }
     }
@@ -277,6 +289,18 @@ impl ServerHandle {
         self.running.memory
     }
 
+    /// How many connections and streams there is room for, and why it is less than was asked for, if it is. Never blocks.
+    #[must_use]
+    pub fn capacity(&self) -> &Capacity {
+        &self.running.capacity
+    }
+
+    /// What has been refused before it was a connection. Never blocks.
+    #[must_use]
+    pub fn refusals(&self) -> Refusals {
+        self.running.connections.refusals().read()
+    }
+
     /// How many connections are open. Never blocks.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -294,7 +318,8 @@ impl ServerHandle {
     /// # Errors
     /// Where the server is shutting down or has no room or no thread for it, or the transport fails. It is closed then.
     pub fn serve_stream(&self, transport: impl Transport) -> io::Result<()> {
-        self.running.connections.serve(Box::new(transport))
+        let served = self.running.connections.serve(Box::new(transport), None);
+        served.map_err(|unserved| unserved.error)
     }
 
     /// Takes no new connections and no new queries, and waits for the streams that live until `deadline`; then cancels what is

@@ -3,12 +3,20 @@
 //! Must not know who is served.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use socket2::SockRef;
+
+use super::tls::Tls;
+
 /// How long waking whoever accepts may take.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Connections that the system may hold for the listener. With the usual 128, a flood of a few hundred at once has others wait for a
+/// second, until the system tries again.
+const BACKLOG: i32 = 1024;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +58,33 @@ impl Accepted {
             Self::Unix(_) => "unix".to_owned(),
         }
     }
+
+    /// What it is counted by; nobody on this machine's unix sockets has one.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(_, peer) => Some(peer.ip()),
+            #[cfg(unix)]
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether it has to speak TLS.
+    pub(super) fn speaks(&self, tls: &Tls) -> bool {
+        match self {
+            Self::Tcp(..) => tls.is_on(),
+            #[cfg(unix)]
+            Self::Unix(_) => false,
+        }
+    }
+
+    /// Says something and closes. Never blocks: a fresh socket's buffer takes this much, and a peer that is gone needs no answer.
+    pub(super) fn tell(self, text: &[u8]) {
+        let _told = match self {
+            Self::Tcp(mut stream, _) => stream.set_nonblocking(true).and_then(|()| stream.write_all(text)),
+            #[cfg(unix)]
+            Self::Unix(mut stream) => stream.set_nonblocking(true).and_then(|()| stream.write_all(text)),
+        };
+    }
 }
 
 /// A socket that listens. Dropping it closes it, and takes away the file of a unix one.
@@ -72,6 +107,7 @@ impl Socket {
         match place {
             Place::Tcp(addresses) => {
                 let socket = TcpListener::bind(addresses.as_slice())?;
+                SockRef::from(&socket).listen(BACKLOG)?;
                 let local_addr = socket.local_addr()?;
                 Ok(Self::Tcp { socket, local_addr })
             }
@@ -86,6 +122,26 @@ impl Socket {
             Self::Tcp { socket, .. } => socket.accept().map(|(stream, peer)| Accepted::Tcp(stream, peer)),
             #[cfg(unix)]
             Self::Unix(socket) => socket.accept().map(Accepted::Unix),
+        }
+    }
+
+    /// Takes a connection that waits already; blocks for none.
+    ///
+    /// # Errors
+    /// Where none waits, and as [`accept`](Self::accept).
+    pub(super) fn accept_waiting(&self) -> io::Result<Accepted> {
+        let accepted = self.set_nonblocking(true).and_then(|()| self.accept());
+        if let Err(error) = self.set_nonblocking(false) {
+            log::error!("the listening socket cannot be made to block again: {error}");
+        }
+        accepted
+    }
+
+    fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp { socket, .. } => socket.set_nonblocking(is_nonblocking),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.set_nonblocking(is_nonblocking),
         }
     }
 
@@ -143,9 +199,6 @@ mod unix {
     /// For its owner alone. Whoever else is to connect is let in by changing the file's mode or owner, or its folder's.
     const MODE: u32 = 0o600;
 
-    /// Connections that may wait to be accepted: as many as the standard library has of TCP.
-    const BACKLOG: i32 = 128;
-
     /// A listening socket and its file.
     #[derive(Debug)]
     pub(in crate::server) struct Socket {
@@ -163,7 +216,7 @@ mod unix {
             // Nobody can connect before it listens: there is no moment at which it is open to all whom the umask lets.
             let ready = fs::set_permissions(path, Permissions::from_mode(MODE))
                 .and_then(|()| fs::symlink_metadata(path))
-                .and_then(|metadata| socket.listen(BACKLOG).map(|()| identity(&metadata)));
+                .and_then(|metadata| socket.listen(super::BACKLOG).map(|()| identity(&metadata)));
             match ready {
                 Ok(identity) => Ok(Self {
                     socket: socket.into(),
@@ -179,6 +232,10 @@ mod unix {
 
         pub(super) fn accept(&self) -> io::Result<UnixStream> {
             self.socket.accept().map(|(stream, _unnamed)| stream)
+        }
+
+        pub(super) fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
+            self.socket.set_nonblocking(is_nonblocking)
         }
 
         /// Somebody may have taken the file away, so that no connection reaches the socket any more. Linux wakes whoever accepts when

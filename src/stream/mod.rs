@@ -73,7 +73,9 @@ pub struct StreamingConfig {
     /// Streams held for nobody but in case somebody comes back; of more, the oldest are given up. Defaults to 4,096.
     pub retained_streams_max: usize,
     /// How long a client may take nothing and acknowledge nothing while something waits for it: then a resumable stream is
-    /// detached with `SLOW_CONSUMER`, any other cancelled with `slow_client`. Defaults to 60 seconds.
+    /// detached with `SLOW_CONSUMER`, any other cancelled with `slow_client`. A stream that stands still keeps its engine's cursor, and
+    /// with it what that holds of a database, such as SQLite's write-ahead log: for so long, and a resumable one for its
+    /// [`retention`](Self::retention) more. Defaults to 60 seconds.
     pub stall_limit: Duration,
     /// Queries that may wait for their first turn on a worker; those beyond are refused with `QUEUE_FULL`. Defaults to 4,096.
     pub queries_waiting_max: usize,

@@ -1,11 +1,11 @@
 //! Cancelling, in every phase of a stream's life.
 
-use rowstream::StreamingConfig;
 use rowstream::engine::memory::{Gate, MemoryEngine, Script};
+use rowstream::{Server, StreamingConfig};
 use serde_json::json;
 
 use crate::blocking::{wait_until_stalled, wide};
-use crate::support::{DEADLINE, Plain, Wire, eventually, serve, serve_with};
+use crate::support::{DEADLINE, Plain, Wire, eventually, serve, serve_with, unhurried};
 
 fn cancel(client: &mut Plain, stream_id: &str) {
     client.send(&json!({"type": "cancel_query", "stream_id": stream_id}));
@@ -236,7 +236,10 @@ fn by_the_operator() {
 #[test]
 fn a_race_of_cancel_and_end_has_one_outcome() {
     let script = Script::new(["n"]).rows((0..10_i64).map(|n| vec![n.into()]));
-    let server = serve(MemoryEngine::builder().query("q", script).build());
+    let builder = Server::builder()
+        .engine("memory", MemoryEngine::builder().query("q", script).build())
+        .limits(unhurried());
+    let server = builder.listen("127.0.0.1:0").start().unwrap();
     let mut client = Plain::connect(&server);
     for n in 0..500 {
         client.query("q", json!({"request_id": n, "batch_size": 2}));

@@ -8,7 +8,7 @@ use rowstream::{Server, ServerHandle, StreamingConfig};
 use serde_json::json;
 
 use crate::blocking::{wait_until_stalled, wide};
-use crate::support::{DEADLINE, Plain, eventually, serve, serve_with};
+use crate::support::{DEADLINE, Plain, eventually, serve, serve_with, unhurried};
 
 /// How a client can go.
 const DEATHS: [fn(Plain); 3] = [
@@ -138,6 +138,7 @@ fn a_peer_without_a_sign_of_life_is_given_up() {
     let server = Server::builder()
         .engine("memory", engine.clone())
         .heartbeat(Duration::from_millis(100), Duration::from_millis(1_500))
+        .limits(unhurried())
         .listen("127.0.0.1:0")
         .start()
         .unwrap();

@@ -2,11 +2,12 @@
 
 use rowstream::engine::memory::{Gate, MemoryEngine, Script};
 use rowstream::engine::{EngineError, EngineErrorKind};
+use rowstream::server::HostLimits;
 use rowstream::{Server, StreamingConfig};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
-use crate::support::{DEADLINE, Plain, Wire, serve, serve_with};
+use crate::support::{DEADLINE, Plain, Wire, serve, serve_with, unhurried};
 
 #[track_caller]
 fn check_refused(client: &mut Plain, message: &Value, code: &str) {
@@ -153,6 +154,8 @@ fn a_full_queue_is_said_to_be_full() {
     let server = builder
         .workers(1)
         .streams_per_connection_max(WAITING_MAX * 2)
+        .host_limits(HostLimits::default())
+        .limits(unhurried())
         .start()
         .unwrap();
     let mut client = Plain::connect(&server);

@@ -22,9 +22,11 @@ mod examples;
 mod faults;
 mod flow;
 mod formats;
+mod hostile;
 mod http;
 #[cfg(feature = "cli")]
 mod interop;
+mod io_faults;
 #[cfg(feature = "cli")]
 mod plain_client;
 mod proxy;

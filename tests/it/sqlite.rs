@@ -1,7 +1,9 @@
 //! SQLite's values, errors and limits, as they look on the wire.
 
+use std::time::Duration;
+
 use rowstream::engine::sqlite::SqliteEngine;
-use rowstream::{Server, ServerHandle};
+use rowstream::{Server, ServerHandle, StreamingConfig};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -136,4 +138,62 @@ fn a_large_result_is_complete_and_counted() {
         _ => None,
     });
     assert!(percentages.is_sorted());
+}
+
+/// What stands still holds the database as it was, and with it the write-ahead log: until the stall limit, and no longer.
+#[test]
+fn a_stalled_stream_holds_its_snapshot_until_the_stall_limit() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("wal.db");
+    let writer = Connection::open(&path).unwrap();
+    writer
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 0; CREATE TABLE t(i INTEGER)")
+        .unwrap();
+    writer
+        .execute_batch(&format!("INSERT INTO t {MANY} SELECT i FROM n"))
+        .unwrap();
+    let write = |n: usize| {
+        for _ in 0..n {
+            writer.execute_batch("INSERT INTO t VALUES (0)").unwrap();
+        }
+    };
+    // Whether the log can be emptied.
+    let empties = || {
+        let is_busy: i64 = writer
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .unwrap();
+        is_busy == 0
+    };
+    let log_bytes = || std::fs::metadata(folder.path().join("wal.db-wal")).unwrap().len();
+    let stalled = |stall_limit: Duration| {
+        let mut streaming = StreamingConfig::default();
+        streaming.stall_limit = stall_limit;
+        let builder = Server::builder().engine("sqlite", SqliteEngine::open(&path).unwrap());
+        let server = builder.streaming(streaming).listen("127.0.0.1:0").start().unwrap();
+        let mut client = Plain::connect(&server);
+        client.query(
+            "SELECT i FROM t",
+            json!({"batch_size": 10, "window": {"batches": 1}, "progress_interval_ms": 0}),
+        );
+        client.recv_started();
+        crate::flow::recv_batch(&mut client);
+        (server, client)
+    };
+    assert!(empties());
+    let (server, client) = stalled(Duration::from_secs(3_600));
+    write(100);
+    assert!(!empties(), "the stream is still where it was");
+    drop(client);
+    eventually("streams", &0, || server.streams().reports().len());
+    assert!(empties());
+
+    let (_server, mut client) = stalled(Duration::from_millis(100));
+    write(100);
+    let end = client.recv_until("the end", Wire::is_terminator);
+    assert!(
+        matches!(&end, Wire::QueryCancelled { reason, .. } if reason == "slow_client"),
+        "{end:?}"
+    );
+    assert!(empties(), "its snapshot is given up before its client is told");
+    assert_eq!(log_bytes(), 0);
 }

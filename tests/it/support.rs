@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use rowstream::server::Limits;
 use rowstream::{MemoryEngine, Server, ServerHandle, StreamingConfig};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -500,6 +501,15 @@ impl Seen {
             other => panic!("not cancelled: {other:?}"),
         }
     }
+}
+
+/// Limits for tests that say and ask more in a moment than anybody else would.
+pub(crate) fn unhurried() -> Limits {
+    let mut limits = Limits::default();
+    limits.message_rate = None;
+    limits.query_rate = None;
+    limits.streams_max = 10_000;
+    limits
 }
 
 /// Starts a server with this engine on a free port.

@@ -212,6 +212,8 @@ pub struct Probe {
     pub fills_running: usize,
     /// The most calls of [`Cursor::fill`] that were ever under way at once.
     pub fills_running_max: usize,
+    /// Calls of [`Cursor::fill`] ever made: turns of workers.
+    pub fills: u64,
     /// Rows ever written.
     pub rows_written: u64,
     /// Estimates ever asked for.
@@ -224,6 +226,7 @@ struct Counters {
     cursors_opened: AtomicUsize,
     fills_running: AtomicUsize,
     fills_running_max: AtomicUsize,
+    fills: AtomicU64,
     rows_written: AtomicU64,
     estimates: AtomicUsize,
 }
@@ -281,6 +284,7 @@ impl MemoryEngine {
             cursors_opened: counters.cursors_opened.load(Ordering::Acquire),
             fills_running: counters.fills_running.load(Ordering::Acquire),
             fills_running_max: counters.fills_running_max.load(Ordering::Acquire),
+            fills: counters.fills.load(Ordering::Acquire),
             rows_written: counters.rows_written.load(Ordering::Acquire),
             estimates: counters.estimates.load(Ordering::Acquire),
         }
@@ -446,6 +450,7 @@ impl<'a> FillRunning<'a> {
     fn new(counters: &'a Counters) -> Self {
         let running = counters.fills_running.fetch_add(1, Ordering::AcqRel) + 1;
         counters.fills_running_max.fetch_max(running, Ordering::AcqRel);
+        counters.fills.fetch_add(1, Ordering::AcqRel);
         Self(counters)
     }
 }

@@ -109,6 +109,7 @@ fn read_back(bytes: &[u8], lens: &[usize], side: Side, coding: Coding) -> ReadBa
     };
     let limits = InboundLimits {
         message_bytes_max: MAX,
+        fragments_max: usize::MAX,
         coding,
     };
     let mut got = Vec::new();

@@ -50,22 +50,29 @@ impl Input {
         self.read
     }
 
+    /// Whether something is there that has not been taken.
+    pub(super) fn has_more(&self) -> bool {
+        !self.is_empty()
+    }
+
+    /// Bytes that are read at once.
+    pub(super) fn read_bytes(&self) -> usize {
+        self.read_bytes
+    }
+
     fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// The next frame's header, the length of its payload, and its own.
-    pub(super) fn header(&mut self) -> Result<(FrameHeader, u64, usize), ReadEnd> {
-        loop {
-            let mut cursor = Cursor::new(&self.buffer[self.start..self.end]);
-            let parsed = FrameHeader::parse(&mut cursor).map_err(|error| ReadEnd::Protocol(error.to_string()))?;
-            if let Some((header, len)) = parsed {
-                let header_len = usize::try_from(cursor.position()).unwrap_or_default();
-                self.start += header_len;
-                return Ok((header, len, header_len));
-            }
-            self.refill()?;
-        }
+    /// The next frame's header, the length of its payload, and its own; `None` where it is not there yet.
+    pub(super) fn header(&mut self) -> Result<Option<(FrameHeader, u64, usize)>, ReadEnd> {
+        let mut cursor = Cursor::new(&self.buffer[self.start..self.end]);
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|error| ReadEnd::Protocol(error.to_string()))?;
+        Ok(parsed.map(|(header, len)| {
+            let header_len = usize::try_from(cursor.position()).unwrap_or_default();
+            self.start += header_len;
+            (header, len, header_len)
+        }))
     }
 
     /// At least one byte and at most `n` of what comes next.
@@ -79,7 +86,7 @@ impl Input {
     }
 
     /// Reads behind what is still there: nothing, or the beginning of a header.
-    fn refill(&mut self) -> Result<(), ReadEnd> {
+    pub(super) fn refill(&mut self) -> Result<(), ReadEnd> {
         let n_there = self.end - self.start;
         if self.buffer.len() == self.read_bytes {
             self.buffer.copy_within(self.start..self.end, 0);

@@ -34,6 +34,17 @@ pub(crate) trait ControlLane: Send + Sync {
     /// A close that answers the peer's, or names its fault; nothing goes out after it. Where this end has closed first, the
     /// peer's answer arrives here too, and is to be forgotten.
     fn close(&self, code: Option<u16>, reason: &str);
+
+    /// A ping or a pong has come: asked before anything else is done about it. Where it is one too many, what the peer is told.
+    fn admit_control(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The reader is about to wait for the rest of a message: once for each message that does not come in one piece.
+    fn rest_is_awaited(&self) {}
+
+    /// That message is whole.
+    fn rest_is_there(&self) {}
 }
 
 /// What is taken from a peer.
@@ -41,6 +52,8 @@ pub(crate) trait ControlLane: Send + Sync {
 pub(crate) struct InboundLimits {
     /// The largest message, however many frames it comes in, and whatever it was deflated to.
     pub(crate) message_bytes_max: usize,
+    /// The most frames of one message.
+    pub(crate) fragments_max: usize,
     /// What messages may be on the wire.
     pub(crate) coding: Coding,
 }
@@ -69,8 +82,10 @@ pub(crate) enum ReadEnd {
     InvalidUtf8,
     /// A deflated message cannot be inflated; told 1007.
     NotDeflated,
-    /// A message was too big, or in too many pieces; told 1009.
+    /// A message was too big; told 1009.
     TooBig,
+    /// The peer keeps to the protocol and not to the limits; told 1008.
+    Policy(String),
 }
 
 impl fmt::Display for ReadEnd {
@@ -84,6 +99,7 @@ impl fmt::Display for ReadEnd {
             Self::InvalidUtf8 => f.write_str("a text message was not UTF-8"),
             Self::NotDeflated => f.write_str("a deflated message cannot be inflated"),
             Self::TooBig => f.write_str("a message was too big"),
+            Self::Policy(text) => write!(f, "the peer went beyond a limit: {text}"),
         }
     }
 }
@@ -133,6 +149,7 @@ pub(crate) fn read_messages(
             let text = format!("a message has more than the {bytes_max} bytes allowed, or comes in too many pieces");
             lane.close(Some(1009), &text);
         }
+        ReadEnd::Policy(text) => lane.close(Some(1008), text),
         ReadEnd::Closed | ReadEnd::Stopped | ReadEnd::Gone(_) => {}
     }
     (end, messages.input.into_read())
@@ -152,8 +169,19 @@ struct Partial {
     inflater: Option<Inflater>,
     /// Bytes of its frames.
     framed_bytes: usize,
+    n_fragments: usize,
+    /// Whether it has been waited for.
+    is_awaited: bool,
     /// Bytes of text that are known to be UTF-8.
     valid_bytes: usize,
+}
+
+impl Partial {
+    fn await_rest(&mut self, lane: &dyn ControlLane) {
+        if !std::mem::replace(&mut self.is_awaited, true) {
+            lane.rest_is_awaited();
+        }
+    }
 }
 
 /// Puts messages together from frames.
@@ -183,13 +211,16 @@ impl Messages {
             self.forget_message();
         }
         loop {
-            let (header, len, header_len) = self.input.header()?;
+            let (header, len, header_len) = self.header(lane)?;
             if header.rsv2 || header.rsv3 {
                 return Err(broken("a reserved bit is set"));
             }
             match header.opcode {
                 OpCode::Control(control) => {
                     let payload = self.control_payload(&header, len)?;
+                    if matches!(control, Control::Ping | Control::Pong) {
+                        lane.admit_control().map_err(ReadEnd::Policy)?;
+                    }
                     match control {
                         Control::Ping => lane.pong(&payload),
                         Control::Pong => return Ok(Received::Pong),
@@ -198,11 +229,23 @@ impl Messages {
                     }
                 }
                 OpCode::Data(data) => {
-                    if let Some(kind) = self.data_frame(&header, data, len, header_len)? {
+                    if let Some(kind) = self.data_frame(&header, data, len, header_len, lane)? {
                         return Ok(Received::Message(kind));
                     }
                 }
             }
+        }
+    }
+
+    fn header(&mut self, lane: &dyn ControlLane) -> Result<(FrameHeader, u64, usize), ReadEnd> {
+        loop {
+            if let Some(parsed) = self.input.header()? {
+                return Ok(parsed);
+            }
+            if let Some(partial) = &mut self.partial {
+                partial.await_rest(lane);
+            }
+            self.input.refill()?;
         }
     }
 
@@ -254,6 +297,7 @@ impl Messages {
         data: Data,
         len: u64,
         header_len: usize,
+        lane: &dyn ControlLane,
     ) -> Result<Option<MessageKind>, ReadEnd> {
         let mut partial = match (data, self.partial.take()) {
             (Data::Continue, Some(_)) if header.rsv1 => return Err(broken("a fragment says that it is deflated")),
@@ -273,11 +317,22 @@ impl Messages {
             return Err(ReadEnd::TooBig);
         }
         let key = self.check_mask(header)?;
-        self.payload(&mut partial, key, len)?;
+        partial.n_fragments += 1;
+        let fragments_max = self.limits.fragments_max;
+        // One that is not the last is followed by another.
+        if partial.n_fragments + usize::from(!header.is_final) > fragments_max {
+            return Err(ReadEnd::Policy(format!(
+                "a message comes in more than {fragments_max} frames"
+            )));
+        }
+        self.payload(&mut partial, key, len, lane)?;
         if !header.is_final {
             check_text_so_far(&mut partial, &self.message)?;
             self.partial = Some(partial);
             return Ok(None);
+        }
+        if partial.is_awaited {
+            lane.rest_is_there();
         }
         if let Some(inflater) = partial.inflater {
             inflater.finish(&mut self.message, bytes_max)?;
@@ -295,19 +350,31 @@ impl Messages {
             kind,
             inflater,
             framed_bytes: 0,
+            n_fragments: 0,
+            is_awaited: false,
             valid_bytes: 0,
         })
     }
 
     /// Appends the payload of one frame to the message.
-    fn payload(&mut self, partial: &mut Partial, mut key: [u8; 4], len: usize) -> Result<(), ReadEnd> {
+    fn payload(
+        &mut self,
+        partial: &mut Partial,
+        mut key: [u8; 4],
+        len: usize,
+        lane: &dyn ControlLane,
+    ) -> Result<(), ReadEnd> {
         let bytes_max = self.limits.message_bytes_max;
         let mut n_left = len;
         while n_left > 0 {
+            if !self.input.has_more() {
+                partial.await_rest(lane);
+            }
             let n = match &mut partial.inflater {
                 None if self.input.is_better_passed(n_left) => {
                     let from = self.message.len();
-                    let n = n_left.min(DIRECT_BYTES_MAX);
+                    // Room for as much again as has come: what a header claims takes no memory until it is there.
+                    let n = n_left.min(DIRECT_BYTES_MAX).min(from.max(self.input.read_bytes()));
                     reserve(&mut self.message, n, bytes_max);
                     self.message.resize(from + n, 0);
                     let n = self.input.read_into(&mut self.message[from..])?;

@@ -23,6 +23,7 @@ use crate::transport::memory::memory_pair;
 const MAX: usize = 64 * 1024;
 const LIMITS: InboundLimits = InboundLimits {
     message_bytes_max: MAX,
+    fragments_max: usize::MAX,
     coding: Coding::Plain,
 };
 
@@ -34,10 +35,44 @@ enum Event {
     Pong,
     LanePong(Vec<u8>),
     LaneClose(Option<u16>, String),
+    Awaited,
+    There,
 }
 
 #[derive(Default)]
 struct Events(Mutex<Vec<Event>>);
+
+/// Lets so many control frames through, and says what is waited for.
+struct Strict {
+    events: Arc<Events>,
+    n_left: AtomicUsize,
+}
+
+impl ControlLane for Strict {
+    fn pong(&self, payload: &[u8]) {
+        self.events.pong(payload);
+    }
+
+    fn close(&self, code: Option<u16>, reason: &str) {
+        self.events.close(code, reason);
+    }
+
+    fn admit_control(&self) -> Result<(), String> {
+        let is_left = |n: usize| n.checked_sub(1);
+        match self.n_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_left) {
+            Ok(_) => Ok(()),
+            Err(_) => Err("too many".to_owned()),
+        }
+    }
+
+    fn rest_is_awaited(&self) {
+        self.events.0.lock().push(Event::Awaited);
+    }
+
+    fn rest_is_there(&self) {
+        self.events.0.lock().push(Event::There);
+    }
+}
 
 impl ControlLane for Events {
     fn pong(&self, payload: &[u8]) {
@@ -218,6 +253,7 @@ fn check_fault(what: &str, bytes: &[u8], code: u16, side: Side) {
         ReadEnd::Protocol(_) => code == 1002,
         ReadEnd::InvalidUtf8 | ReadEnd::NotDeflated => code == 1007,
         ReadEnd::TooBig => code == 1009,
+        ReadEnd::Policy(_) => code == 1008,
         ReadEnd::Closed | ReadEnd::Stopped | ReadEnd::Gone(_) => false,
     };
     assert!(fits, "{what}: {end:?}");
@@ -432,6 +468,7 @@ fn another_implementation_is_understood() {
         let halves = crate::transport::Transport::split(Box::new(here)).unwrap();
         let limits = InboundLimits {
             message_bytes_max: 1024 * 1024,
+            fragments_max: usize::MAX,
             coding: Coding::Plain,
         };
         let (end, _read) = read_messages(halves.read, Vec::new(), side, limits, lane, |incoming| {
@@ -449,4 +486,142 @@ fn another_implementation_is_understood() {
         assert!(*events.0.lock() == expected, "{side:?}: events differ");
         peer.unwrap().join().unwrap();
     }
+}
+
+/// What a strict server does about bytes that come in these pieces.
+fn read_strictly(pieces: &[Vec<u8>], fragments_max: usize, n_control: usize) -> (Vec<Event>, ReadEnd) {
+    let events = Arc::new(Events::default());
+    let lane = Strict {
+        events: Arc::clone(&events),
+        n_left: AtomicUsize::new(n_control),
+    };
+    let limits = InboundLimits {
+        fragments_max,
+        ..LIMITS
+    };
+    let script = Script(pieces.iter().cloned().map(Ok).collect());
+    let (end, _) = read_messages(
+        Box::new(script),
+        Vec::new(),
+        Side::Server,
+        limits,
+        Arc::new(lane),
+        |incoming| {
+            events.take(&incoming);
+            ControlFlow::Continue(())
+        },
+    );
+    let events = std::mem::take(&mut *events.0.lock());
+    (events, end)
+}
+
+#[test]
+fn a_message_comes_in_so_many_frames_and_no_more() {
+    let message = |n_frames: usize| -> Vec<u8> {
+        let mut bytes = frame(0x01, b"a");
+        for _ in 2..n_frames {
+            // Control frames between them are no fragments.
+            bytes.extend([frame(0x8A, b""), frame(0x00, b"b")].concat());
+        }
+        bytes.extend(frame(0x80, b"c"));
+        bytes
+    };
+    let (events, end) = read_strictly(&[message(64), message(64)], 64, usize::MAX);
+    let n_texts = events.iter().filter(|event| matches!(event, Event::Text(_))).count();
+    assert_eq!(n_texts, 2, "each is counted by itself");
+    assert!(matches!(end, ReadEnd::Gone(None)), "{end:?}");
+    let (events, end) = read_strictly(&[message(65)], 64, usize::MAX);
+    assert!(matches!(end, ReadEnd::Policy(_)), "{end:?}");
+    assert_eq!(close_of(&events), Some(1008));
+}
+
+#[test]
+fn endless_fragments_are_cut_off_within_what_is_read_at_once() {
+    for piece in [b"".as_slice(), b"x"] {
+        let n_given = Arc::new(AtomicUsize::new(0));
+        let endless = Endless {
+            bytes: frame(0x00, piece),
+            at: 0,
+            n_given: Arc::clone(&n_given),
+        };
+        let events = Arc::new(Events::default());
+        let lane = Arc::clone(&events) as Arc<dyn ControlLane>;
+        let limits = InboundLimits {
+            fragments_max: 64,
+            ..LIMITS
+        };
+        let opening = frame(0x01, b"");
+        let (end, _) = read_messages(Box::new(endless), opening, Side::Server, limits, lane, |incoming| {
+            panic!("no message comes of this: {incoming:?}")
+        });
+        assert!(matches!(end, ReadEnd::Policy(_)), "{end:?}");
+        assert!(n_given.load(Ordering::Relaxed) <= READ_BYTES_SERVER);
+    }
+}
+
+#[test]
+fn control_frames_beyond_what_is_admitted_end_the_connection_with_1008() {
+    for first in [0x89, 0x8A] {
+        let (events, end) = read_strictly(&[frame(first, b"x").repeat(1_000)], 64, 10);
+        assert_eq!(events.len(), 11, "ten of them, and the close");
+        assert_eq!(close_of(&events), Some(1008));
+        assert!(matches!(end, ReadEnd::Policy(_)), "{end:?}");
+    }
+}
+
+#[test]
+fn the_rest_of_a_message_is_awaited_once_and_only_where_it_has_to_be() {
+    let whole = frame(0x81, b"whole");
+    let cut = |bytes: Vec<u8>, at: usize| vec![bytes[..at].to_vec(), bytes[at..].to_vec()];
+    let fragments = [frame(0x01, b"one"), frame(0x80, b"two")].concat();
+    let (events, _) = read_strictly(&[whole.clone(), whole.repeat(3)], 64, 0);
+    assert!(!events.contains(&Event::Awaited), "{events:?}");
+    // Between two frames, inside a header, inside a payload; not before anything has come.
+    for at in [9, 10, 12, 16] {
+        let (events, _) = read_strictly(&cut(fragments.clone(), at), 64, 0);
+        assert_eq!(
+            events,
+            [Event::Awaited, Event::There, Event::Text("onetwo".into())],
+            "cut at {at}"
+        );
+    }
+    let bytes: Vec<Vec<u8>> = fragments.iter().map(|byte| vec![*byte]).collect();
+    let (events, _) = read_strictly(&bytes, 64, 0);
+    assert_eq!(events, [Event::Awaited, Event::There, Event::Text("onetwo".into())]);
+}
+
+#[test]
+fn what_a_header_claims_takes_no_memory_until_it_is_there() {
+    /// Gives a header and a few bytes, then notes how much room it is offered.
+    struct Claim {
+        pieces: VecDeque<Vec<u8>>,
+        largest: Arc<AtomicUsize>,
+    }
+    impl Read for Claim {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.largest.fetch_max(buffer.len(), Ordering::Relaxed);
+            let Some(piece) = self.pieces.pop_front() else {
+                return Ok(0);
+            };
+            buffer[..piece.len()].copy_from_slice(&piece);
+            Ok(piece.len())
+        }
+    }
+    impl ReadHalf for Claim {
+        fn set_read_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let largest = Arc::new(AtomicUsize::new(0));
+    let claim = Claim {
+        pieces: [frame(0x82, &vec![0; MAX])[..14].to_vec(), vec![0; 100], vec![0; 100]].into(),
+        largest: Arc::clone(&largest),
+    };
+    let lane = Arc::new(Events::default()) as Arc<dyn ControlLane>;
+    let (end, _) = read_messages(Box::new(claim), Vec::new(), Side::Server, LIMITS, lane, |incoming| {
+        panic!("no message comes of this: {incoming:?}")
+    });
+    assert!(matches!(end, ReadEnd::Gone(None)), "{end:?}");
+    let largest = largest.load(Ordering::Relaxed);
+    assert!(largest <= READ_BYTES_SERVER, "{largest} bytes for a claim of {MAX}");
 }
