@@ -9,9 +9,13 @@ use std::time::Duration;
 
 use super::ServerHandle;
 use super::connections::Connections;
+use super::exposure::exposed;
 use super::listener::Listener;
 use super::memory::MemoryBound;
-use crate::connection::{ConnectionContext, HeartbeatRules, MessageHandler, Purpose, SessionLimits, SoonList};
+use crate::auth::{Authenticator, FAILURES_PER_MINUTE, FailureLimit, SiteRules, UnlistedHosts};
+use crate::connection::{
+    Admission, ConnectionContext, HeartbeatRules, MessageHandler, Purpose, SessionLimits, SoonList,
+};
 use crate::engine::Engine;
 use crate::scheduler::{NamedEngine, Scheduler};
 use crate::stream::StreamingConfig;
@@ -35,6 +39,12 @@ pub struct ServerBuilder {
     heartbeat_interval: Duration,
     heartbeat_dead_after: Duration,
     handler: Option<Arc<dyn MessageHandler>>,
+    authenticator: Option<Arc<dyn Authenticator>>,
+    auth_deadline: Duration,
+    auth_failures_per_minute: u32,
+    allowed_origins: Vec<String>,
+    allowed_hosts: Vec<String>,
+    insecure: bool,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -64,6 +74,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// Other machines can reach the address, and nobody asks who they are: set [`ServerBuilder::authenticator`], or say with
+    /// [`ServerBuilder::insecure`] that it is meant, for instance because something in front of the server asks.
+    Exposed(SocketAddr),
     /// The system has no thread to give.
     Thread(io::Error),
 }
@@ -75,6 +88,11 @@ impl fmt::Display for StartError {
             Self::DuplicateEngine(name) => write!(f, "two engines are called {name:?}"),
             Self::Setting(text) => f.write_str(text),
             Self::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Self::Exposed(address) => write!(
+                f,
+                "everybody who can reach {address} could query: have clients show tokens (an authenticator), listen on 127.0.0.1, or \
+say that it is meant (insecure)"
+            ),
             Self::Thread(source) => write!(f, "cannot start a thread: {source}"),
         }
     }
@@ -84,7 +102,7 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Listen { source, .. } | Self::Thread(source) => Some(source),
-            Self::NoEngine | Self::DuplicateEngine(_) | Self::Setting(_) => None,
+            Self::NoEngine | Self::DuplicateEngine(_) | Self::Setting(_) | Self::Exposed(_) => None,
         }
     }
 }
@@ -106,6 +124,12 @@ impl ServerBuilder {
             heartbeat_interval: Duration::from_secs(15),
             heartbeat_dead_after: Duration::from_secs(45),
             handler: None,
+            authenticator: None,
+            auth_deadline: Duration::from_secs(3),
+            auth_failures_per_minute: FAILURES_PER_MINUTE,
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            insecure: false,
         }
     }
 
@@ -195,6 +219,52 @@ impl ServerBuilder {
         self
     }
 
+    /// Asks clients who they are: those that show no token that `authenticator` knows may ask for nothing. Without one, nobody is
+    /// asked, and all clients are one. [`TokenFile`](crate::auth::TokenFile) is one; [`Arc`]s are, too.
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticator = Some(Arc::new(authenticator));
+        self
+    }
+
+    /// How long a client may take to say who it is, after the upgrade, before it is closed with 4408; and how long the authenticator may
+    /// take for a token that comes with the upgrade. Defaults to 3 seconds.
+    pub fn auth_deadline(mut self, deadline: Duration) -> Self {
+        self.auth_deadline = deadline;
+        self
+    }
+
+    /// How many wrong tokens may come from one address in a minute, or from one IPv6 network of 64 bits; then one is looked at each so
+    /// many seconds, and for the others, right ones too, the answer is HTTP 429 or close code 4429. 0 for no limit, which is right
+    /// behind a proxy, where all come from one address. Defaults to 10.
+    pub fn auth_failures_per_minute(mut self, n_failures: u32) -> Self {
+        self.auth_failures_per_minute = n_failures;
+        self
+    }
+
+    /// Web pages that may connect beside those of the server's own address, each as browsers send it in `Origin`:
+    /// `https://app.example`. All others are refused with HTTP 403 before the upgrade. Programs send no `Origin`. Defaults to none.
+    pub fn allowed_origins<T: Into<String>>(mut self, origins: impl IntoIterator<Item = T>) -> Self {
+        self.allowed_origins = origins.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Names by which clients call the server, beside `localhost` and addresses, as `name` or `name:port`: requests for another `Host` are
+    /// refused with HTTP 421, so that no web page can reach the server by a name of its own that is made to point to it.
+    ///
+    /// By default no name is taken by a server that listens on loopback, or that asks nobody who they are; any name is by one that other
+    /// machines can reach and that asks, because a page has no token to show, and by one that does not listen at all.
+    pub fn allowed_hosts<T: Into<String>>(mut self, hosts: impl IntoIterator<Item = T>) -> Self {
+        self.allowed_hosts = hosts.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Whether to listen where other machines can reach the server although nobody is asked who they are. Defaults to false: then
+    /// [`start`](Self::start) fails with [`StartError::Exposed`].
+    pub fn insecure(mut self, is_meant: bool) -> Self {
+        self.insecure = is_meant;
+        self
+    }
+
     /// Starts the server: its workers, its timekeeper and its listener. Returns once connections are accepted.
     ///
     /// # Errors
@@ -215,6 +285,12 @@ impl ServerBuilder {
             heartbeat_interval,
             heartbeat_dead_after,
             handler,
+            authenticator,
+            auth_deadline,
+            auth_failures_per_minute,
+            allowed_origins,
+            allowed_hosts,
+            insecure: _checked,
         } = self;
         let heartbeat = HeartbeatRules {
             interval: heartbeat_interval,
@@ -228,6 +304,13 @@ impl ServerBuilder {
             batch_bytes_max: streaming.batch_bytes_max as u64,
             window_batches_max: streaming.window_batches_max,
             window_bytes_max: streaming.window_bytes_max,
+        };
+        let unlisted_hosts = unlisted_hosts(&addresses, authenticator.is_some(), &allowed_hosts);
+        let admission = Admission {
+            authenticator,
+            deadline: auth_deadline,
+            sites: SiteRules::new(allowed_origins, &allowed_hosts, unlisted_hosts).map_err(StartError::Setting)?,
+            failures: FailureLimit::new(auth_failures_per_minute),
         };
         let socket = match addresses.into_iter().next() {
             Some(address) => Some(listen(address)?),
@@ -251,6 +334,7 @@ impl ServerBuilder {
             message_bytes_max,
             purpose,
             heartbeat,
+            admission,
             deflaters: permessage_deflate.then(Arc::default),
             handler,
         };
@@ -306,7 +390,30 @@ impl ServerBuilder {
             !self.heartbeat_interval.is_zero() && self.heartbeat_interval < self.heartbeat_dead_after,
             "heartbeat: the interval is more than 0 and less than dead_after".to_owned(),
         )?;
-        check(!stall_limit.is_zero(), "stall_limit: more than 0".to_owned())
+        check(!stall_limit.is_zero(), "stall_limit: more than 0".to_owned())?;
+        check(!self.auth_deadline.is_zero(), "auth_deadline: more than 0".to_owned())?;
+        check(
+            self.authenticator.is_none() || self.purpose == Purpose::Queries,
+            "an echo server asks nobody who they are: it takes no authenticator".to_owned(),
+        )?;
+        match self.addresses.iter().flatten().find_map(|addresses| exposed(addresses)) {
+            Some(address) if self.authenticator.is_none() && !self.insecure => Err(StartError::Exposed(address)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a server thinks of names that are in no list, where a web page could have made one point to it.
+fn unlisted_hosts(
+    addresses: &[Result<Vec<SocketAddr>, String>],
+    asks_who: bool,
+    allowed_hosts: &[String],
+) -> UnlistedHosts {
+    let is_exposed = addresses.iter().flatten().any(|addresses| exposed(addresses).is_some());
+    if allowed_hosts.is_empty() && (addresses.is_empty() || (is_exposed && asks_who)) {
+        UnlistedHosts::Taken
+    } else {
+        UnlistedHosts::Refused
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::wildcard_enum_match_arm)] // whatever else comes fails the test
 
 mod application;
+mod auth;
 mod baseline;
 mod blocking;
 mod cancel;
@@ -26,6 +27,7 @@ mod proxy;
 mod resume;
 #[path = "../../src/protocol/schema_check_test.rs"]
 mod schema_check;
+mod sites;
 mod sqlite;
 mod streaming;
 mod support;
