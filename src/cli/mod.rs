@@ -8,6 +8,7 @@ mod query;
 mod serve;
 mod streams;
 mod text;
+mod token;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -35,6 +36,8 @@ enum Command {
     Ps(streams::PsArguments),
     /// Stop a stream of a server.
     Cancel(streams::CancelArguments),
+    /// Make a token for somebody who may use a server.
+    Token(token::Arguments),
 }
 
 /// How the program ends. The numbers are a contract with scripts.
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Query(arguments) => query::run(arguments),
         Command::Ps(arguments) => streams::ps(&arguments),
         Command::Cancel(arguments) => streams::cancel(&arguments),
+        Command::Token(arguments) => token::run(arguments),
     };
     exit.into()
 }
@@ -79,7 +83,7 @@ fn tell(error: &ClientError) -> Exit {
     match error {
         ClientError::Query(_) | ClientError::Cancelled(_) => Exit::Failed,
         ClientError::Address(_) | ClientError::Usage(_) => Exit::Usage,
-        ClientError::Connect { .. } | ClientError::Handshake { .. } => Exit::Unreachable,
+        ClientError::Connect { .. } | ClientError::Handshake { .. } | ClientError::Denied { .. } => Exit::Unreachable,
         ClientError::Lost { .. } | ClientError::Closed { .. } | ClientError::Protocol(_) => Exit::Lost,
     }
 }

@@ -11,9 +11,10 @@ use terminal_size::terminal_size;
 
 use super::format::TABLE_STYLE;
 use super::text::printable;
+use super::token::TokenArguments;
 use super::{Exit, complain, tell};
 use crate::QueryStreamId;
-use crate::client::{Client, ListMessage, StatusMessage, StreamState};
+use crate::client::{ListMessage, StatusMessage, StreamState};
 
 /// Characters of a query that the table shows.
 const QUERY_CHARS_MAX: usize = 60;
@@ -25,9 +26,16 @@ pub(super) struct PsArguments {
     #[arg(value_name = "URL")]
     url: String,
 
+    /// Everybody's streams, which needs the admin right, and whose they are.
+    #[arg(long)]
+    all: bool,
+
     /// One JSON object a line instead of a table.
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    token: TokenArguments,
 }
 
 /// What `cancel` is told.
@@ -40,11 +48,24 @@ pub(super) struct CancelArguments {
     /// The stream, as `rowstream ps` shows it.
     #[arg(value_name = "STREAM_ID")]
     stream: String,
+
+    #[command(flatten)]
+    token: TokenArguments,
 }
 
 /// Lists the streams. Blocks until the server has answered.
 pub(super) fn ps(arguments: &PsArguments) -> Exit {
-    let listed = Client::connect(&arguments.url).and_then(|client| client.list());
+    let builder = match arguments.token.client() {
+        Ok(builder) => builder,
+        Err(exit) => return exit,
+    };
+    let listed = builder.connect(&arguments.url).and_then(|client| {
+        if arguments.all {
+            client.list_all()
+        } else {
+            client.list()
+        }
+    });
     let list = match listed {
         Ok(list) => list,
         Err(error) => return tell(&error),
@@ -52,7 +73,7 @@ pub(super) fn ps(arguments: &PsArguments) -> Exit {
     let printed = if arguments.json {
         print_json(&list)
     } else {
-        print_table(&list)
+        print_table(&list, arguments.all)
     };
     match printed {
         Ok(()) => Exit::Ok,
@@ -70,7 +91,11 @@ pub(super) fn cancel(arguments: &CancelArguments) -> Exit {
         complain(&format_args!("{:?} is no stream's id", arguments.stream));
         return Exit::Usage;
     };
-    match Client::connect(&arguments.url).and_then(|client| client.cancel(id)) {
+    let builder = match arguments.token.client() {
+        Ok(builder) => builder,
+        Err(exit) => return exit,
+    };
+    match builder.connect(&arguments.url).and_then(|client| client.cancel(id)) {
         Ok(true) => Exit::Ok,
         Ok(false) => {
             complain(&format_args!("no live stream has the id {id}"));
@@ -89,7 +114,7 @@ fn print_json(list: &ListMessage) -> io::Result<()> {
     Ok(())
 }
 
-fn print_table(list: &ListMessage) -> io::Result<()> {
+fn print_table(list: &ListMessage, with_owners: bool) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(TABLE_STYLE);
     if io::stdout().is_terminal()
@@ -98,9 +123,12 @@ fn print_table(list: &ListMessage) -> io::Result<()> {
         table.set_width(width.0);
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
-    table.set_header(["STREAM", "STATE", "ENGINE", "ROWS", "SENT", "HELD", "TIME", "QUERY"]);
+    let owner = |text: String| with_owners.then_some(text);
+    let columns = ["STREAM", "STATE", "ENGINE", "ROWS", "SENT", "HELD", "TIME", "QUERY"].map(str::to_owned);
+    table.set_header(owner("WHOSE".to_owned()).into_iter().chain(columns));
     for status in &list.queries {
-        table.add_row(row(status));
+        let whose = printable(status.principal.as_deref().unwrap_or_default());
+        table.add_row(owner(whose).into_iter().chain(row(status)));
     }
     let mut out = io::stdout().lock();
     writeln!(out, "{}", table.trim_fmt())?;

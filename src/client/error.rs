@@ -32,6 +32,12 @@ pub enum ClientError {
         /// What was answered.
         message: String,
     },
+    /// The server does not let this client in, or not let it stay: it wants a [token](super::ClientBuilder::token), the one it was shown
+    /// is nobody's or somebody's who may not come in, or a proxy or the server takes nobody from here. Trying again does not help.
+    Denied {
+        /// Why, in the server's words.
+        message: String,
+    },
     /// The connection broke without a word: the server is gone, or the network between. What had not come is lost; connect
     /// anew.
     Lost {
@@ -66,6 +72,7 @@ impl ClientError {
             Self::Address(_)
             | Self::Connect { .. }
             | Self::Handshake { .. }
+            | Self::Denied { .. }
             | Self::Lost { .. }
             | Self::Closed { .. }
             | Self::Protocol(_) => true,
@@ -86,6 +93,7 @@ impl fmt::Display for ClientError {
                     None => f.write_str(message),
                 }
             }
+            Self::Denied { message } => write!(f, "not let in: {message}"),
             Self::Lost { source: Some(source) } => write!(f, "connection lost: {source}"),
             Self::Lost { source: None } => f.write_str("connection lost"),
             Self::Closed { code, reason } => {
@@ -119,6 +127,7 @@ impl std::error::Error for ClientError {
             Self::Connect { source, .. } | Self::Lost { source: Some(source) } => Some(source.as_ref()),
             Self::Address(_)
             | Self::Handshake { .. }
+            | Self::Denied { .. }
             | Self::Lost { source: None }
             | Self::Closed { .. }
             | Self::Protocol(_)

@@ -36,6 +36,7 @@ pub use query::QueryBuilder;
 pub use stream::{ArrowBatch, Canceller, Event, Outcome, QueryStream};
 
 // What the server says about a query, as events, outcomes and errors carry it.
+use crate::auth::Secret;
 use crate::id::StreamId;
 use crate::protocol::{
     CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ServerMessage, StreamRef,
@@ -90,7 +91,7 @@ impl Client {
     /// Blocks for at most 10 seconds per address that the name stands for, the name's look-up aside.
     ///
     /// # Errors
-    /// [`ClientError::Address`], [`ClientError::Connect`] and [`ClientError::Handshake`].
+    /// [`ClientError::Address`], [`ClientError::Connect`], [`ClientError::Handshake`] and [`ClientError::Denied`].
     pub fn connect(url: &str) -> Result<Self, ClientError> {
         Self::builder().connect(url)
     }
@@ -113,6 +114,7 @@ impl Client {
             reconnect_for: Duration::from_secs(60),
             heartbeat_interval: Duration::from_secs(15),
             heartbeat_dead_after: Duration::from_secs(45),
+            token: None,
         }
     }
 
@@ -185,8 +187,22 @@ impl Client {
     /// # Errors
     /// [`ClientError::Query`] where the server refuses to say; everything that ends a connection.
     pub fn list(&self) -> Result<ListMessage, ClientError> {
+        self.list_of(ListScope::Own)
+    }
+
+    /// The streams of everybody, as [`list`](Self::list) has this client's own. It needs the admin right.
+    ///
+    /// Blocks as [`status`](Self::status) does.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list); `PERMISSION_DENIED` without the right.
+    pub fn list_all(&self) -> Result<ListMessage, ClientError> {
+        self.list_of(ListScope::All)
+    }
+
+    fn list_of(&self, scope: ListScope) -> Result<ListMessage, ClientError> {
         let message = ClientMessage::ListQueries(ListQueries {
-            scope: ListScope::Own,
+            scope,
             request_id: None,
         });
         match self.connection.link().ask(&message)? {
@@ -230,6 +246,7 @@ pub struct ClientBuilder {
     reconnect_for: Duration,
     heartbeat_interval: Duration,
     heartbeat_dead_after: Duration,
+    token: Option<Secret>,
 }
 
 impl ClientBuilder {
@@ -266,6 +283,13 @@ impl ClientBuilder {
     pub fn heartbeat(mut self, interval: Duration, dead_after: Duration) -> Self {
         self.heartbeat_interval = interval;
         self.heartbeat_dead_after = dead_after;
+        self
+    }
+
+    /// Shows the server this token, now and each time it connects anew, in the header `Authorization`. Without TLS, everybody on the
+    /// way can read it. Defaults to none.
+    pub fn token(mut self, token: impl Into<Secret>) -> Self {
+        self.token = Some(token.into());
         self
     }
 
@@ -321,6 +345,7 @@ impl ClientBuilder {
         let config = LinkConfig {
             authority,
             path: address.path,
+            token: self.token,
             handshake_timeout: self.connect_timeout,
             message_bytes_max: self.message_bytes_max,
             coding: if self.permessage_deflate {

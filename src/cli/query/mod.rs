@@ -22,10 +22,9 @@ use param::{NamedParam, Param, Span};
 use progress::ProgressLine;
 
 use super::format::{Format, RowWriter};
+use super::token::TokenArguments;
 use super::{Exit, complain, say};
-use crate::client::{
-    Canceller, Client, ClientError, CompletedMessage, Compression, Event, Outcome, QueryBuilder, QueryStream,
-};
+use crate::client::{Canceller, ClientError, CompletedMessage, Compression, Event, Outcome, QueryBuilder, QueryStream};
 use crate::error::CancelReason;
 
 /// Bytes gathered for one write to standard output.
@@ -109,6 +108,9 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=7))]
     priority: Option<u8>,
 
+    #[command(flatten)]
+    token: TokenArguments,
+
     /// No progress line on standard error (there is none anyway where that is no terminal).
     #[arg(long)]
     no_progress: bool,
@@ -124,7 +126,11 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         }
     };
     let Span(reconnect_for) = arguments.reconnect;
-    let client = match Client::builder().reconnect_for(reconnect_for).connect(&arguments.url) {
+    let builder = match arguments.token.client() {
+        Ok(builder) => builder,
+        Err(exit) => return exit,
+    };
+    let client = match builder.reconnect_for(reconnect_for).connect(&arguments.url) {
         Ok(client) => client,
         Err(error) => return tell(&error, &sql),
     };
@@ -228,6 +234,7 @@ fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'
         reconnect: _,
         checksum,
         priority,
+        token: _,
         no_progress: _,
     } = arguments;
     query = query.resumable(resumable).checksum(checksum).compression(compression);

@@ -110,7 +110,8 @@ pub(crate) struct Shaken {
     pub(crate) coding: Coding,
 }
 
-/// Asks the server at the other end to upgrade to a WebSocket; with [`Coding::Deflate`], it may deflate its messages.
+/// Asks the server at the other end to upgrade to a WebSocket, and shows it the token, if there is one; with [`Coding::Deflate`], it
+/// may deflate its messages.
 ///
 /// Blocks on the transport; the read timeout set before bounds one wait, and shutting the transport down ends it.
 pub(crate) fn client_handshake(
@@ -118,14 +119,24 @@ pub(crate) fn client_handshake(
     write: &mut dyn Write,
     host: &str,
     path: &str,
+    token: Option<&str>,
     coding: Coding,
 ) -> Result<Shaken, HandshakeError> {
+    let is_broken = |part: &str| part.bytes().any(|byte| byte <= b' ' || byte == 0x7F);
     for part in [host, path] {
-        if part.bytes().any(|byte| byte <= b' ' || byte == 0x7F) {
+        if is_broken(part) {
             let text = format!("a space or control character in {part:?}");
             return Err(HandshakeError::Io(io::Error::new(ErrorKind::InvalidInput, text)));
         }
     }
+    let authorization = match token {
+        None => String::new(),
+        Some(token) if is_broken(token) || token.is_empty() => {
+            let text = "a token has no spaces or control characters, and is not empty";
+            return Err(HandshakeError::Io(io::Error::new(ErrorKind::InvalidInput, text)));
+        }
+        Some(token) => format!("Authorization: Bearer {token}\r\n"),
+    };
     let key = generate_key();
     let extensions = match coding {
         Coding::Plain => String::new(),
@@ -133,7 +144,7 @@ pub(crate) fn client_handshake(
     };
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{extensions}\r\n"
+Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{authorization}{extensions}\r\n"
     );
     write
         .write_all(request.as_bytes())
@@ -386,6 +397,7 @@ mod tests {
             halves.write.as_mut(),
             "db.example:8080",
             "/ws",
+            None,
             coding,
         );
         // Both halves are kept until the server is done.
@@ -528,7 +540,16 @@ mod tests {
         let (server, client) = memory_pair(1024);
         let mut halves = Box::new(client).split().unwrap();
         halves.read.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        let mut shake = || client_handshake(halves.read.as_mut(), halves.write.as_mut(), "h", "/", Coding::Plain);
+        let mut shake = || {
+            client_handshake(
+                halves.read.as_mut(),
+                halves.write.as_mut(),
+                "h",
+                "/",
+                None,
+                Coding::Plain,
+            )
+        };
         let error = shake().unwrap_err();
         assert!(
             matches!(&error, HandshakeError::Io(error) if error.kind() == ErrorKind::WouldBlock),
@@ -555,8 +576,15 @@ mod tests {
         for (host, path) in [("h\r\nX: y", "/"), ("h", "/ HTTP/1.0\r\n"), ("h", "/a b"), ("h\0", "/")] {
             let (_server, client) = memory_pair(1024);
             let mut halves = Box::new(client).split().unwrap();
-            let error =
-                client_handshake(halves.read.as_mut(), halves.write.as_mut(), host, path, Coding::Plain).unwrap_err();
+            let error = client_handshake(
+                halves.read.as_mut(),
+                halves.write.as_mut(),
+                host,
+                path,
+                None,
+                Coding::Plain,
+            )
+            .unwrap_err();
             assert!(
                 matches!(&error, HandshakeError::Io(error) if error.kind() == ErrorKind::InvalidInput),
                 "{error:?}"
@@ -573,7 +601,15 @@ mod tests {
             socket
         });
         let mut halves = Box::new(client).split().unwrap();
-        let shaken = client_handshake(halves.read.as_mut(), halves.write.as_mut(), "h", "/", Coding::Deflate).unwrap();
+        let shaken = client_handshake(
+            halves.read.as_mut(),
+            halves.write.as_mut(),
+            "h",
+            "/",
+            None,
+            Coding::Deflate,
+        )
+        .unwrap();
         assert_eq!(shaken.coding, Coding::Plain, "tungstenite knows no extension");
         let mut frame = shaken.leftover;
         while frame.len() < 7 {
