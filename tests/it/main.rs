@@ -7,6 +7,7 @@ mod application;
 mod auth;
 mod baseline;
 mod blocking;
+mod canary;
 mod cancel;
 #[cfg(feature = "cli")]
 mod cli;
