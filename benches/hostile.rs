@@ -115,7 +115,7 @@ fn drip(database: &str) {
     let begun = Instant::now();
     let mut sockets: Vec<Option<TcpStream>> = (0..200).map(|_| Some(connect(&server))).collect();
     for socket in sockets.iter_mut().flatten() {
-        socket.write_all(b"GET /ws HTTP/1.1\r\nHost: h\r\nx: ").unwrap();
+        socket.write_all(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nx: ").unwrap();
         socket.set_nonblocking(true).unwrap();
     }
     let mut honest = 0.0_f64;
@@ -161,10 +161,11 @@ fn heads(database: &str) {
     });
     run("10,000 headers", &|socket| {
         let head: String = (0..10_000).map(|n| format!("h{n}: v\r\n")).collect();
-        let _refused_meanwhile = socket.write_all(format!("GET / HTTP/1.1\r\nHost: x\r\n{head}\r\n").as_bytes());
+        let _refused_meanwhile =
+            socket.write_all(format!("GET / HTTP/1.1\r\nHost: localhost\r\n{head}\r\n").as_bytes());
     });
     run("16 KiB in packets of a byte", &|socket| {
-        let head = format!("GET / HTTP/1.1\r\nHost: x\r\nx: {}\r\n\r\n", "y".repeat(16_000));
+        let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nx: {}\r\n\r\n", "y".repeat(16_000));
         for byte in head.as_bytes() {
             socket.write_all(&[*byte]).unwrap();
         }
@@ -185,10 +186,12 @@ fn descriptors(database: &str) {
     drop(sockets);
     let freed = Instant::now();
     let mut socket = connect(&server);
-    socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    socket
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     while answer(&mut socket) != "HTTP/1.1 200" {
         socket = connect(&server);
-        let _refused = socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+        let _refused = socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
     }
     println!(
         "500 connections: {n_refused} told 503, CPU {cpu} ms in {seconds:.2} s; accepts again {:.0} ms after (limit 1,000)",

@@ -123,22 +123,26 @@ impl From<String> for ResumeToken {
 
 /// On whose behalf a connection speaks. Streams can be seen, cancelled and resumed by the principal that started them only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Principal(Arc<str>);
+pub(crate) struct Principal(Option<Arc<str>>);
 
 impl Principal {
-    /// Everybody, where a server asks nobody who they are.
+    /// Everybody, where a server asks nobody who they are. Nobody's name is the same.
     pub(crate) fn anonymous() -> Self {
-        Self(Arc::from("anonymous"))
+        Self(None)
+    }
+
+    pub(crate) fn named(name: Arc<str>) -> Self {
+        Self(Some(name))
+    }
+
+    /// Its name; `None` where nobody was asked.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.0.as_deref()
     }
 
     /// Whether it is nobody in particular, so that what one principal may have is no measure.
     pub(crate) fn is_anonymous(&self) -> bool {
-        *self == Self::anonymous()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn named(name: &str) -> Self {
-        Self(Arc::from(name))
+        self.0.is_none()
     }
 }
 

@@ -40,12 +40,13 @@
 //! | [`protocol`] | messages, bytes in and bytes out | `rows error id` |
 //! | [`transport`] | sockets, memory pairs, TLS, WebSocket frames | `clock error thread` |
 //! | [`engine`] | the traits, the scripted engine, SQLite | `rows error clock sync` |
+//! | [`auth`] | who a client is and may be: tokens, rights, whose pages may connect, how often a wrong token may be shown | `id sync` |
 //! | `stream` | life cycle, window, delivery, progress arithmetic, the registry of streams | `rows error id sync` |
-//! | `scheduler` | run queue, fairness, workers, what may be held, timekeeper | `rows clock engine error id protocol stream sync thread` |
-//! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `rows clock error id protocol scheduler stream sync thread transport` |
-//! | [`client`] | the synchronous client | `rows clock error id protocol thread transport` |
-//! | `server` | listener, connections, start and end of everything | `clock connection engine error id scheduler stream thread transport` |
-//! | `cli` | flags, output formats, exit codes | `rows client engine error server` |
+//! | `scheduler` | run queue, fairness, workers, what may be held, timekeeper | `auth rows clock engine error id protocol stream sync thread` |
+//! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `auth rows clock error id protocol scheduler stream sync thread transport` |
+//! | [`client`] | the synchronous client | `auth rows clock error id protocol thread transport` |
+//! | `server` | listener, connections, start and end of everything | `auth clock connection engine error id scheduler stream thread transport` |
+//! | `cli` | flags, output formats, exit codes | `auth rows client engine error server` |
 //!
 //! A test reads the sources and holds them to this table.
 //!
@@ -67,8 +68,9 @@
 //!
 //! # Logs
 //! By the `log` crate. `error`: the operator must act. `warn`: misuse, or a limit was hit. `info`: start and stop. `debug`: the
-//! life of connections and streams, with ids. `trace`: frames. Queries and values are never logged.
+//! life of connections and streams, with ids. `trace`: frames. Queries, values and tokens are never logged.
 
+pub mod auth;
 #[cfg(feature = "cli")]
 #[doc(hidden)] // the program; not a library to build on
 pub mod cli;

@@ -47,7 +47,7 @@ struct Reader {
 impl Reader {
     fn connect(server: &ServerHandle) -> Self {
         let mut socket = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-        let request = "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        let request = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         socket.write_all(request.as_bytes()).unwrap();
         let mut last = [0; 4];

@@ -16,6 +16,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("deflate", &["sync"]),
     ("id", &[]),
     ("error", &["id"]),
+    ("auth", &["id", "sync"]),
     ("protocol", &["rows", "error", "id"]),
     ("transport", &["clock", "deflate", "error", "thread"]),
     ("engine", &["rows", "error", "clock", "sync"]),
@@ -23,12 +24,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "scheduler",
         &[
-            "rows", "clock", "deflate", "engine", "error", "id", "protocol", "stream", "sync", "thread",
+            "auth", "rows", "clock", "deflate", "engine", "error", "id", "protocol", "stream", "sync", "thread",
         ],
     ),
     (
         "connection",
         &[
+            "auth",
             "rows",
             "clock",
             "deflate",
@@ -44,11 +46,21 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     (
         "client",
-        &["clock", "rows", "error", "id", "protocol", "thread", "transport"],
+        &[
+            "auth",
+            "clock",
+            "rows",
+            "error",
+            "id",
+            "protocol",
+            "thread",
+            "transport",
+        ],
     ),
     (
         "server",
         &[
+            "auth",
             "clock",
             "connection",
             "deflate",
@@ -61,7 +73,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("cli", &["rows", "client", "engine", "error", "server"]),
+    ("cli", &["auth", "rows", "client", "engine", "error", "server"]),
 ];
 
 /// A word of code, and the only files it may stand in (a prefix each).

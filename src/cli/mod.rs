@@ -9,6 +9,7 @@ mod reach;
 mod serve;
 mod streams;
 mod text;
+mod token;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -36,6 +37,8 @@ enum Command {
     Ps(streams::PsArguments),
     /// Stop a stream of a server.
     Cancel(streams::CancelArguments),
+    /// Make a token for somebody who may use a server.
+    Token(token::Arguments),
 }
 
 /// How the program ends. The numbers are a contract with scripts.
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Query(arguments) => query::run(arguments),
         Command::Ps(arguments) => streams::ps(&arguments),
         Command::Cancel(arguments) => streams::cancel(&arguments),
+        Command::Token(arguments) => token::run(arguments),
     };
     exit.into()
 }
@@ -83,7 +87,8 @@ fn tell(error: &ClientError) -> Exit {
         ClientError::Connect { .. }
         | ClientError::Tls { .. }
         | ClientError::Handshake { .. }
-        | ClientError::Version { .. } => Exit::Unreachable,
+        | ClientError::Version { .. }
+        | ClientError::Denied { .. } => Exit::Unreachable,
         ClientError::Lost { .. } | ClientError::Closed { .. } | ClientError::Protocol(_) => Exit::Lost,
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::token::TokenArguments;
 use super::{Exit, complain};
 use crate::client::{Client, ClientBuilder};
 
@@ -17,20 +18,24 @@ pub(super) struct Server {
     /// Trust servers with certificates signed by those in this PEM file, besides those that the system trusts.
     #[arg(long, env = "ROWSTREAM_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
+
+    #[command(flatten)]
+    token: TokenArguments,
 }
 
 impl Server {
-    /// A client's settings with this in them. Blocks on the file.
+    /// A client's settings with this in them. Blocks on the files.
     ///
     /// # Errors
-    /// Where the file cannot be used; that has been told.
+    /// Where a file cannot be used; that has been told.
     pub(super) fn client(&self) -> Result<ClientBuilder, Exit> {
-        match &self.ca {
+        let builder = match &self.ca {
             Some(ca) => Client::builder().ca_file(ca).map_err(|error| {
                 complain(&error);
                 Exit::Usage
-            }),
-            None => Ok(Client::builder()),
-        }
+            })?,
+            None => Client::builder(),
+        };
+        self.token.show(builder)
     }
 }

@@ -24,6 +24,10 @@ pub(super) struct PsArguments {
     #[command(flatten)]
     server: reach::Server,
 
+    /// Everybody's streams, which needs the admin right, and whose they are.
+    #[arg(long)]
+    all: bool,
+
     /// One JSON object a line instead of a table.
     #[arg(long)]
     json: bool,
@@ -46,7 +50,13 @@ pub(super) fn ps(arguments: &PsArguments) -> Exit {
         Ok(builder) => builder,
         Err(exit) => return exit,
     };
-    let listed = builder.connect(&arguments.server.url).and_then(|client| client.list());
+    let listed = builder.connect(&arguments.server.url).and_then(|client| {
+        if arguments.all {
+            client.list_all()
+        } else {
+            client.list()
+        }
+    });
     let list = match listed {
         Ok(list) => list,
         Err(error) => return tell(&error),
@@ -54,7 +64,7 @@ pub(super) fn ps(arguments: &PsArguments) -> Exit {
     let printed = if arguments.json {
         print_json(&list)
     } else {
-        print_table(&list)
+        print_table(&list, arguments.all)
     };
     match printed {
         Ok(()) => Exit::Ok,
@@ -98,7 +108,7 @@ fn print_json(list: &ListMessage) -> io::Result<()> {
     Ok(())
 }
 
-fn print_table(list: &ListMessage) -> io::Result<()> {
+fn print_table(list: &ListMessage, with_owners: bool) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(TABLE_STYLE);
     if io::stdout().is_terminal()
@@ -107,9 +117,12 @@ fn print_table(list: &ListMessage) -> io::Result<()> {
         table.set_width(width.0);
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
-    table.set_header(["STREAM", "STATE", "ENGINE", "ROWS", "SENT", "HELD", "TIME", "QUERY"]);
+    let owner = |text: String| with_owners.then_some(text);
+    let columns = ["STREAM", "STATE", "ENGINE", "ROWS", "SENT", "HELD", "TIME", "QUERY"].map(str::to_owned);
+    table.set_header(owner("WHOSE".to_owned()).into_iter().chain(columns));
     for status in &list.queries {
-        table.add_row(row(status));
+        let whose = printable(status.principal.as_deref().unwrap_or_default());
+        table.add_row(owner(whose).into_iter().chain(row(status)));
     }
     let mut out = io::stdout().lock();
     writeln!(out, "{}", table.trim_fmt())?;

@@ -25,6 +25,7 @@ use super::ClientError;
 use super::link::{CLOSE_PATIENCE, Fault, Link};
 use super::liveness::PatientRead;
 use super::retry::Backoff;
+use crate::auth::Secret;
 use crate::clock;
 use crate::protocol::{self, CloseCode};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
@@ -45,6 +46,8 @@ pub(super) struct LinkConfig {
     /// For the HTTP `Host` header.
     pub(super) authority: String,
     pub(super) path: String,
+    /// Who the client is, shown with each handshake.
+    pub(super) token: Option<Secret>,
     /// The time from the first byte to the end of the handshake.
     pub(super) handshake_timeout: Duration,
     pub(super) message_bytes_max: usize,
@@ -99,10 +102,7 @@ impl Connection {
                 control.shutdown(Shutdown::Both);
                 let panicked = reader.join().is_err();
                 Err(match failure {
-                    Ok(Err(HandshakeError::Status { code, body })) => ClientError::Handshake {
-                        status: Some(code),
-                        message: body,
-                    },
+                    Ok(Err(HandshakeError::Status { code, body })) => refused(code, body),
                     Ok(Err(HandshakeError::Malformed(message))) => ClientError::Handshake { status: None, message },
                     Ok(Err(HandshakeError::Subprotocol(spoken))) => ClientError::Version { spoken },
                     Ok(Err(HandshakeError::Io(source))) => failed(source),
@@ -190,13 +190,16 @@ impl Reader {
             }
             let is_lost = matches!(end, ClientError::Lost { .. });
             let next = if is_lost && self.link.has_survivors() {
-                self.reconnect(&end, &mut backoff)
+                self.reconnect(end, &mut backoff)
             } else {
-                None
+                Err(end)
             };
-            let Some(open) = next else {
-                ending.end = Some(end);
-                return;
+            let open = match next {
+                Ok(open) => open,
+                Err(end) => {
+                    ending.end = Some(end);
+                    return;
+                }
             };
             (read, shaken) = (open.read, open.shaken);
             self.link.reconnected(open.frames, shaken.has_subprotocol);
@@ -214,15 +217,18 @@ impl Reader {
         let LinkConfig {
             authority,
             path,
+            token,
             coding,
             ..
         } = &self.config;
+        let token = token.as_ref().map(Secret::expose);
         read.set_read_timeout(patience).map_err(HandshakeError::Io)?;
         let shaken = client_handshake(
             read.as_mut(),
             write.as_mut(),
             authority,
             path,
+            token,
             *coding,
             protocol::SUBPROTOCOL,
         )?;
@@ -290,10 +296,10 @@ impl Reader {
                     source: Some(Arc::new(source)),
                 }
             }
-            (ReadEnd::Closed, None) => {
-                let (code, reason) = self.link.take_close().unwrap_or_default();
-                ClientError::Closed { code, reason }
-            }
+            (ReadEnd::Closed, None) => match self.link.take_close().unwrap_or_default() {
+                (Some(code), message) if DENIALS.contains(&code) => ClientError::Denied { message },
+                (code, reason) => ClientError::Closed { code, reason },
+            },
             // The transport was shut down by us.
             (ReadEnd::Gone(_), None) if self.link.is_closing() => ClientError::Closed {
                 code: Some(CloseCode::Normal.number()),
@@ -313,26 +319,34 @@ impl Reader {
         }
     }
 
-    /// Makes the next connection. `None` where there is no way to, the time is up, or the client closes.
-    fn reconnect(&mut self, lost: &ClientError, backoff: &mut Backoff) -> Option<Open> {
+    /// Makes the next connection.
+    ///
+    /// # Errors
+    /// Why the one before is over, where there is no way to the next, the time is up, or the client closes; and where the server does not
+    /// let this client in any more.
+    fn reconnect(&mut self, lost: ClientError, backoff: &mut Backoff) -> Result<Open, ClientError> {
         if self.config.reconnect_for.is_zero() || self.dial.is_none() || self.link.is_closing() {
-            return None;
+            return Err(lost);
         }
         log::debug!("{lost}; connecting anew");
         self.link.shut_down();
-        self.link.disconnected(lost);
+        self.link.disconnected(&lost);
         let deadline = clock::now() + self.config.reconnect_for;
         while self.wait(backoff, deadline) {
-            let dialled = self.dial.as_mut().map(|dial| dial().and_then(Transport::split))?;
+            let Some(dial) = &mut self.dial else { break };
+            let dialled = dial().and_then(Transport::split);
             let opened = dialled
                 .map_err(HandshakeError::Io)
                 .and_then(|halves| self.shake_hands(halves, Some(self.config.handshake_timeout)));
             match opened {
-                Ok(open) => return Some(open),
+                Ok(open) => return Ok(open),
+                Err(HandshakeError::Status { code, body }) if matches!(code, 401 | 403) => {
+                    return Err(refused(code, body));
+                }
                 Err(error) => log::debug!("no new connection yet: {error:?}"),
             }
         }
-        None
+        Err(lost)
     }
 
     /// Waits for the next try. False where there is none. Woken by the client's close.
@@ -342,6 +356,24 @@ impl Reader {
         let delay = backoff.next(chance);
         let is_closing = || self.closing.recv_timeout(delay) == Err(RecvTimeoutError::Disconnected);
         clock::now() + delay < deadline && !is_closing()
+    }
+}
+
+/// Close codes of servers that do not let a client in, or not let it stay.
+const DENIALS: [u16; 3] = [
+    CloseCode::Unauthenticated.number(),
+    CloseCode::Forbidden.number(),
+    CloseCode::AuthTimeout.number(),
+];
+
+/// What an answer means that is no upgrade.
+fn refused(status: u16, message: String) -> ClientError {
+    match status {
+        401 | 403 => ClientError::Denied { message },
+        _ => ClientError::Handshake {
+            status: Some(status),
+            message,
+        },
     }
 }
 

@@ -46,6 +46,12 @@ pub enum ClientError {
         /// The subprotocol that the server has chosen.
         spoken: String,
     },
+    /// The server does not let this client in, or not let it stay: it wants a [token](super::ClientBuilder::token), the one it was shown
+    /// is nobody's or somebody's who may not come in, or a proxy or the server takes nobody from here. Trying again does not help.
+    Denied {
+        /// Why, in the server's words.
+        message: String,
+    },
     /// The connection broke without a word: the server is gone, or the network between. What had not come is lost; connect
     /// anew.
     Lost {
@@ -96,6 +102,7 @@ impl ClientError {
             | Self::Connect { .. }
             | Self::Handshake { .. }
             | Self::Version { .. }
+            | Self::Denied { .. }
             | Self::Lost { .. }
             | Self::Closed { .. }
             | Self::Protocol(_) => true,
@@ -125,6 +132,7 @@ impl fmt::Display for ClientError {
                     crate::protocol::SUBPROTOCOL
                 )
             }
+            Self::Denied { message } => write!(f, "not let in: {message}"),
             Self::Lost { source: Some(source) } => write!(f, "connection lost: {source}"),
             Self::Lost { source: None } => f.write_str("connection lost"),
             Self::Closed { code, reason } => {
@@ -161,6 +169,7 @@ impl std::error::Error for ClientError {
             Self::Address(_)
             | Self::Handshake { .. }
             | Self::Version { .. }
+            | Self::Denied { .. }
             | Self::Lost { source: None }
             | Self::Closed { .. }
             | Self::Protocol(_)

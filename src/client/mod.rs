@@ -38,6 +38,7 @@ pub use query::QueryBuilder;
 pub use stream::{ArrowBatch, Canceller, Event, Outcome, QueryStream};
 
 // What the server says about a query, as events, outcomes and errors carry it.
+use crate::auth::Secret;
 use crate::id::StreamId;
 use crate::protocol::{
     CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ServerMessage, StreamRef,
@@ -100,7 +101,8 @@ impl Client {
     /// Blocks for at most 10 seconds per address that the name stands for, the name's look-up aside.
     ///
     /// # Errors
-    /// [`ClientError::Address`], [`ClientError::Connect`], `ClientError::Tls`, [`ClientError::Handshake`] and [`ClientError::Version`].
+    /// [`ClientError::Address`], [`ClientError::Connect`], `ClientError::Tls`, [`ClientError::Handshake`], [`ClientError::Version`] and
+    /// [`ClientError::Denied`].
     pub fn connect(url: &str) -> Result<Self, ClientError> {
         Self::builder().connect(url)
     }
@@ -125,6 +127,7 @@ impl Client {
             heartbeat_dead_after: Duration::from_secs(45),
             #[cfg(feature = "tls")]
             trust: Trust::new(),
+            token: None,
         }
     }
 
@@ -208,8 +211,22 @@ impl Client {
     /// # Errors
     /// [`ClientError::Query`] where the server refuses to say; everything that ends a connection.
     pub fn list(&self) -> Result<ListMessage, ClientError> {
+        self.list_of(ListScope::Own)
+    }
+
+    /// The streams of everybody, as [`list`](Self::list) has this client's own. It needs the admin right.
+    ///
+    /// Blocks as [`status`](Self::status) does.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list); `PERMISSION_DENIED` without the right.
+    pub fn list_all(&self) -> Result<ListMessage, ClientError> {
+        self.list_of(ListScope::All)
+    }
+
+    fn list_of(&self, scope: ListScope) -> Result<ListMessage, ClientError> {
         let message = ClientMessage::ListQueries(ListQueries {
-            scope: ListScope::Own,
+            scope,
             request_id: None,
         });
         match self.connection.link().ask(&message)? {
@@ -255,6 +272,7 @@ pub struct ClientBuilder {
     heartbeat_dead_after: Duration,
     #[cfg(feature = "tls")]
     trust: Trust,
+    token: Option<Secret>,
 }
 
 impl ClientBuilder {
@@ -315,6 +333,13 @@ impl ClientBuilder {
         Ok(self)
     }
 
+    /// Shows the server this token, now and each time it connects anew, in the header `Authorization`. Without TLS, everybody on the
+    /// way can read it. Defaults to none.
+    pub fn token(mut self, token: impl Into<Secret>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
     /// Connects as [`Client::connect`] does.
     ///
     /// # Errors
@@ -373,6 +398,7 @@ impl ClientBuilder {
             address: address.to_string(),
             authority: address.authority(),
             path: address.path,
+            token: self.token,
             handshake_timeout: self.connect_timeout,
             message_bytes_max: self.message_bytes_max,
             coding: if self.permessage_deflate {

@@ -233,7 +233,7 @@ fn numbers(batch: &Batch) -> Vec<i64> {
 
 fn welcome(server_id: &str) -> Json {
     let limits = json!({"message_bytes": 1, "query_bytes": 2, "batch_size": 3, "batch_bytes": 4, "row_bytes": 5, "streams": 6,
-        "window_batches": 7, "window_bytes": 8, "retention_bytes": 9, "retention_seconds": 10, "query_ms": 11, "stall_ms": 12});
+        "window_batches": 7, "window_bytes": 8, "retention_bytes": 9, "retention_seconds": 10, "query_ms": 11, "stall_ms": 12, "fragments": 13});
     json!({"type": "welcome", "server": "fake", "version": "9", "server_id": server_id, "capabilities": ["ack"],
         "limits": limits, "engines": ["e"], "heartbeat_ms": 13})
 }

@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::outbox::Outbox;
-use crate::id::ConnectionId;
+use crate::id::{ConnectionId, Principal};
 
 /// What an application that embeds a server does with messages of types of its own: publish and subscribe, chat, anything.
 ///
@@ -15,7 +15,7 @@ use crate::id::ConnectionId;
 /// acknowledgements included. Calls of different connections run at the same time. A panic in [`message`](Self::message) is
 /// answered with `error` `INTERNAL` and ends nothing.
 pub trait MessageHandler: Send + Sync + 'static {
-    /// A connection is there. Does nothing unless overridden.
+    /// A connection is there, and it is known whose it is where the server wants to know. Does nothing unless overridden.
     fn connected(&self, connection: &ConnectionSender) {
         let _ = connection;
     }
@@ -82,18 +82,25 @@ pub enum Sent {
 #[derive(Clone)]
 pub struct ConnectionSender {
     id: ConnectionId,
+    principal: Principal,
     outbox: Arc<Outbox>,
 }
 
 impl ConnectionSender {
-    pub(super) fn new(id: ConnectionId, outbox: Arc<Outbox>) -> Self {
-        Self { id, outbox }
+    pub(super) fn new(id: ConnectionId, principal: Principal, outbox: Arc<Outbox>) -> Self {
+        Self { id, principal, outbox }
     }
 
     /// The connection's number: counts up from 1 and is never used again while the server runs.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id.number()
+    }
+
+    /// Whose the connection is, as the server's [`Authenticator`](crate::auth::Authenticator) has said; `None` where it has none.
+    #[must_use]
+    pub fn principal(&self) -> Option<&str> {
+        self.principal.name()
     }
 
     /// Sends a text message, which ought to be a JSON object with a `type` that is not the protocol's. Never blocks.

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::time::Instant;
 
+use crate::auth::{Shown, SiteRefusal, SiteRules, shown};
 use crate::clock;
 use crate::protocol::SUBPROTOCOL as SUBPROTOCOL_NAME;
 use crate::transport::ReadHalf;
@@ -29,6 +30,8 @@ pub(crate) enum Answer {
         leftover: Vec<u8>,
         /// Whether the client asked for the protocol by name and version.
         is_versioned: bool,
+        /// What it shows of who it is.
+        shown: Shown,
     },
     /// Say this and close. The request may have a body that nobody has read.
     Respond(Vec<u8>),
@@ -59,6 +62,16 @@ const HOST: Refusal = Refusal::bad_request("a request of HTTP/1.1 has one Host h
 const KEY: Refusal = Refusal::bad_request("Sec-WebSocket-Key has 16 bytes in base64, once");
 const SUBPROTOCOL: Refusal =
     Refusal::bad_request("this server knows none of the subprotocols offered; offer rowstream.v1, or none");
+const FOREIGN_ORIGIN: Refusal = Refusal::new(
+    "403 Forbidden",
+    "pages of this origin may not connect here; the server's allowed_origins says which may",
+    "",
+);
+const FOREIGN_HOST: Refusal = Refusal::new(
+    "421 Misdirected Request",
+    "this server is not called by that name; its allowed_hosts says how it is",
+    "",
+);
 const NOT_FOUND: Refusal = Refusal::new("404 Not Found", "there is /, /healthz and /ws", "");
 const METHOD: Refusal = Refusal::new(
     "405 Method Not Allowed",
@@ -78,12 +91,17 @@ const HEAD_TOO_LARGE: Refusal = Refusal::new(
     "",
 );
 
-/// Reads one request and decides on its answer; `coding` is what messages may be after an upgrade. `None` where the peer went away
-/// without asking anything.
+/// Reads one request and decides on its answer; `coding` is what messages may be after an upgrade, `sites` whose pages may ask for
+/// one. `None` where the peer went away without asking anything.
 ///
 /// Blocks until the head is complete, the peer goes away, or `deadline`, however slowly bytes drip in; woken before that by
 /// shutting the transport down. Leaves a read timeout set.
-pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant, coding: Coding) -> Option<Answer> {
+pub(crate) fn answer_request(
+    read: &mut dyn ReadHalf,
+    deadline: Instant,
+    coding: Coding,
+    sites: &SiteRules,
+) -> Option<Answer> {
     let mut bytes = Vec::with_capacity(512);
     let head_len = match read_head(read, deadline, &mut bytes) {
         Ok(Some(head_len)) => head_len,
@@ -91,7 +109,7 @@ pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant, coding:
         Err(refusal) => return Some(Answer::Respond(refuse(refusal, false))),
     };
     let leftover = bytes.split_off(head_len);
-    Some(answer(&bytes, leftover, coding, read.scheme()))
+    Some(answer(&bytes, leftover, coding, read.scheme(), sites))
 }
 
 /// Reads until the head is complete; returns its length.
@@ -132,20 +150,25 @@ fn read_head(read: &mut dyn ReadHalf, deadline: Instant, bytes: &mut Vec<u8>) ->
 }
 
 /// The answer to a complete head. Pure.
-fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding, scheme: &str) -> Answer {
+fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding, scheme: &str, sites: &SiteRules) -> Answer {
     let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut storage);
     let routed = match request.parse(head) {
-        Ok(httparse::Status::Complete(_)) => route(&request, coding),
+        Ok(httparse::Status::Complete(_)) => route(&request, coding, sites),
         Err(httparse::Error::TooManyHeaders) => Err(HEAD_TOO_LARGE),
         Ok(httparse::Status::Partial) | Err(_) => Err(NOT_HTTP),
     };
     let head_only = request.method == Some("HEAD");
     match routed {
-        Ok(Routed::Upgrade { upgrade, is_versioned }) => Answer::Upgrade {
+        Ok(Routed::Upgrade {
+            upgrade,
+            is_versioned,
+            shown,
+        }) => Answer::Upgrade {
             upgrade,
             leftover,
             is_versioned,
+            shown,
         },
         Ok(Routed::Page { host }) => Answer::Respond(respond(
             "200 OK",
@@ -161,12 +184,27 @@ fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding, scheme: &str) -> Answe
 
 /// What a request asks for, and may have.
 enum Routed {
-    Page { host: String },
+    Page {
+        host: String,
+    },
     Health,
-    Upgrade { upgrade: Upgrade, is_versioned: bool },
+    Upgrade {
+        upgrade: Upgrade,
+        is_versioned: bool,
+        shown: Shown,
+    },
 }
 
-fn route(request: &httparse::Request<'_, '_>, coding: Coding) -> Result<Routed, Refusal> {
+impl From<SiteRefusal> for Refusal {
+    fn from(refusal: SiteRefusal) -> Self {
+        match refusal {
+            SiteRefusal::Host => FOREIGN_HOST,
+            SiteRefusal::Origin => FOREIGN_ORIGIN,
+        }
+    }
+}
+
+fn route(request: &httparse::Request<'_, '_>, coding: Coding, sites: &SiteRules) -> Result<Routed, Refusal> {
     let (Some(method), Some(target), Some(minor_version)) = (request.method, request.path, request.version) else {
         return Err(NOT_HTTP);
     };
@@ -176,6 +214,7 @@ fn route(request: &httparse::Request<'_, '_>, coding: Coding) -> Result<Routed, 
     if hosts.next().is_some() || (host.is_none() && minor_version > 0) {
         return Err(HOST);
     }
+    sites.check_host(host)?;
     let path = path_of(target);
     if !matches!(path, "/" | "/healthz" | "/ws") {
         return Err(NOT_FOUND);
@@ -196,7 +235,10 @@ fn route(request: &httparse::Request<'_, '_>, coding: Coding) -> Result<Routed, 
             ),
         }),
         "/healthz" => Ok(Routed::Health),
-        _ if method == "GET" && minor_version > 0 => upgrade(headers, coding),
+        _ if method == "GET" && minor_version > 0 => {
+            sites.check_origin(values_of(headers, "origin"), host)?;
+            upgrade(headers, coding)
+        }
         _ => Err(UPGRADE),
     }
 }
@@ -231,15 +273,24 @@ fn upgrade(headers: &[httparse::Header<'_>], coding: Coding) -> Result<Routed, R
         // A browser that offered some would drop a connection that chose none: say why instead.
         Some(false) => return Err(SUBPROTOCOL),
     };
-    Ok(Routed::Upgrade { upgrade, is_versioned })
+    Ok(Routed::Upgrade {
+        upgrade,
+        is_versioned,
+        shown: shown(values_of(headers, "authorization"), subprotocols(headers)),
+    })
 }
 
 /// Whether ours is among the subprotocols offered; `None` where none is.
 fn chooses_subprotocol(headers: &[httparse::Header<'_>]) -> Option<bool> {
-    let mut offered = values_of(headers, "sec-websocket-protocol").peekable();
-    offered.peek()?;
-    let mut names = offered.flat_map(|value| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
+    let mut names = subprotocols(headers).peekable();
+    names.peek()?;
     Some(names.any(|name| name == SUBPROTOCOL_NAME.as_bytes()))
+}
+
+/// The subprotocols offered, over however many lines.
+fn subprotocols<'a>(headers: &[httparse::Header<'a>]) -> impl Iterator<Item = &'a [u8]> {
+    let values = values_of(headers, "sec-websocket-protocol");
+    values.flat_map(|value| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
 }
 
 fn values_of<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
@@ -254,7 +305,7 @@ fn refuse(refusal: Refusal, head_only: bool) -> Vec<u8> {
     respond(status, "text/plain", headers, &format!("{text}\n"), head_only)
 }
 
-fn respond(status: &str, content_type: &str, headers: &str, body: &str, head_only: bool) -> Vec<u8> {
+pub(super) fn respond(status: &str, content_type: &str, headers: &str, body: &str, head_only: bool) -> Vec<u8> {
     let mut response = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {content_type}; charset=utf-8\r\nContent-Length: {}\r\n\
 Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{headers}Connection: close\r\n\r\n",
@@ -318,6 +369,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::auth::UnlistedHosts;
     use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
     use crate::transport::{Transport, memory_pair};
 
@@ -331,7 +383,11 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         let (server, mut client) = memory_pair(64 * 1024);
         client.write_all(request).unwrap();
         let mut halves = Box::new(server).split().unwrap();
-        answer_request(halves.read.as_mut(), clock::now() + time, Coding::Plain)
+        answer_request(halves.read.as_mut(), clock::now() + time, Coding::Plain, &any_site())
+    }
+
+    fn any_site() -> SiteRules {
+        SiteRules::new(Vec::new(), &[], UnlistedHosts::Taken).unwrap()
     }
 
     #[track_caller]
@@ -482,7 +538,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
                 client
             });
             let mut halves = Box::new(server).split().unwrap();
-            let answer = answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain);
+            let answer = answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain, &any_site());
             assert!(matches!(answer, Some(Answer::Upgrade { .. })), "{answer:?}");
             drop(sender.unwrap().join().unwrap());
         }
@@ -530,7 +586,12 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
     #[test]
     fn dripping_bytes_buy_no_time() {
         let mut dripping = Dripping::default();
-        check_timeout(answer_request(&mut dripping, clock::now() + LONG, Coding::Plain));
+        check_timeout(answer_request(
+            &mut dripping,
+            clock::now() + LONG,
+            Coding::Plain,
+            &any_site(),
+        ));
         assert_eq!(dripping.timeouts.len(), 1000);
         assert!(
             dripping
@@ -548,7 +609,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
             drop(client);
             let mut halves = Box::new(server).split().unwrap();
             assert_eq!(
-                answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain),
+                answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain, &any_site()),
                 None
             );
         }
@@ -560,7 +621,12 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         let mut halves = Box::new(server).split().unwrap();
         let control = std::sync::Arc::clone(&halves.control);
         let asked = spawn_named("test", STACK_BYTES_CONNECTION, move || {
-            answer_request(halves.read.as_mut(), clock::now() + 60 * LONG, Coding::Plain)
+            answer_request(
+                halves.read.as_mut(),
+                clock::now() + 60 * LONG,
+                Coding::Plain,
+                &any_site(),
+            )
         });
         control.shutdown(Shutdown::Both);
         assert_eq!(asked.unwrap().join().unwrap(), None);

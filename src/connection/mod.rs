@@ -3,6 +3,7 @@
 //!
 //! Must not know SQL or engines.
 
+mod admission;
 mod application;
 mod heartbeat;
 pub(crate) mod http;
@@ -21,11 +22,12 @@ mod writer;
 
 use std::fmt;
 use std::io;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use admission::Admission;
 pub use application::{ApplicationMessage, ConnectionSender, Handled, MessageHandler, Overflow, Sent};
 pub(crate) use heartbeat::HeartbeatRules;
 use outbox::Outbox;
@@ -54,6 +56,7 @@ pub(crate) struct ConnectionContext {
     pub(crate) message_bytes_max: usize,
     pub(crate) purpose: Purpose,
     pub(crate) heartbeat: HeartbeatRules,
+    pub(crate) admission: Admission,
     /// What messages are deflated with where a client asks for it; `None` where they are not.
     pub(crate) deflaters: Option<Arc<Deflaters>>,
     /// Gets the messages that are not the protocol's.
@@ -99,8 +102,9 @@ pub(crate) struct Connection {
 /// What a server may do to a connection from outside.
 pub(crate) struct ConnectionHandle {
     pub(crate) id: ConnectionId,
-    /// As streams know it.
+    /// As streams know it; until it is known whose it is, nobody's.
     origin: Origin,
+    peer_ip: Option<IpAddr>,
     outbox: Arc<Outbox>,
     control: Arc<dyn TransportControl>,
     is_upgraded: AtomicBool,
@@ -124,12 +128,14 @@ impl Connection {
         transport: Box<dyn Transport>,
         context: &ConnectionContext,
     ) -> io::Result<Self> {
+        let peer_ip = transport.peer_ip();
         let halves = transport.split()?;
         let origin = context.scheduler.origin(id, Principal::anonymous());
         let outbox = Outbox::new(Arc::clone(&context.soon), Arc::clone(origin.account()));
         let handle = Arc::new(ConnectionHandle {
             id,
             origin,
+            peer_ip,
             outbox: Arc::new(outbox),
             control: Arc::clone(&halves.control),
             is_upgraded: AtomicBool::new(false),

@@ -2,6 +2,7 @@
 //!
 //! Acts on messages itself and never blocks on sending. Must not know SQL or engines.
 
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::Shutdown;
 use std::ops::ControlFlow;
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::application::{ApplicationMessage, ConnectionSender, Handled};
+use super::admission::{Admitted, Denial};
+use super::application::{ApplicationMessage, Handled};
 use super::heartbeat::{Heartbeat, Pulse, PulsingRead, PulsingWrite};
 use super::http::{self, Answer};
 use super::lane::LimitedLane;
@@ -24,7 +26,7 @@ use crate::deflate::Deflate;
 use crate::error::{CancelReason, ErrorCode};
 use crate::id::RequestId;
 use crate::protocol::{CloseCode, ErrorMessage, ResumeQuery, ResumedMessage, ServerMessage, StreamQuery};
-use crate::scheduler::{Alarm, AlarmGuard, Resumed, Stream, StreamSink};
+use crate::scheduler::{Alarm, AlarmGuard, Origin, Resumed, Stream, StreamSink};
 use crate::stream::{AckError, BeyondSent};
 use crate::sync::Mutex;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_owning};
@@ -57,13 +59,18 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
     let deadline = clock::now() + context.peer_limits.head_deadline;
     let alarm = Arc::new(ShutDown(Arc::clone(&control)));
     let too_late = context.scheduler.timekeeper().set(deadline + HEAD_GRACE, alarm);
-    let answer = http::answer_request(read.as_mut(), deadline, coding);
-    match answer {
-        Some(Answer::Upgrade {
-            upgrade: Upgrade { response, deflate },
-            leftover,
-            is_versioned,
-        }) => {
+    let admission = &context.admission;
+    let answer = http::answer_request(read.as_mut(), deadline, coding, &admission.sites);
+    match answer.map(|answer| admission.screen(answer, handle, context)) {
+        Some((
+            Answer::Upgrade {
+                upgrade: Upgrade { response, deflate },
+                leftover,
+                is_versioned,
+                ..
+            },
+            visitor,
+        )) => {
             let ready = write.write_all(&response).and_then(|()| read.set_read_timeout(None));
             if let Err(error) = ready {
                 log::debug!("connection {}: gone before it was upgraded: {error}", handle.id);
@@ -98,13 +105,15 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
                 .scheduler
                 .timekeeper()
                 .set(heartbeat.first_look(clock::now()), Arc::new(heartbeat));
-            if is_versioned && context.purpose == Purpose::Queries {
+            messages.receive(visitor);
+            if is_versioned && context.purpose == Purpose::Queries && messages.admitted.get().is_some() {
+                let rights = messages.session.lock().rights().clone();
                 // An outbox that is still empty takes it.
-                let _first_of_all = messages.reply(&welcome(context, None));
+                let _first_of_all = messages.reply(&welcome(context, &rights, None));
             }
             messages.serve(read, leftover, FrameWriter::new(write, Side::Server));
         }
-        Some(Answer::Respond(response)) => {
+        Some((Answer::Respond(response), _)) => {
             let _dead_peer_needs_no_answer = write.write_all(&response).and_then(|()| write.finish());
             control.shutdown(Shutdown::Write);
             drain(read.as_mut(), clock::now() + CLOSE_GRACE);
@@ -134,37 +143,30 @@ fn drain(read: &mut dyn ReadHalf, until: Instant) {
 }
 
 /// A connection after its upgrade.
-struct Messages<'a> {
-    handle: &'a Arc<ConnectionHandle>,
-    context: &'a ConnectionContext,
-    outbox: &'a Arc<Outbox>,
-    session: Arc<Mutex<Session>>,
-    sender: ConnectionSender,
+pub(super) struct Messages<'a> {
+    pub(super) handle: &'a Arc<ConnectionHandle>,
+    pub(super) context: &'a ConnectionContext,
+    pub(super) outbox: &'a Arc<Outbox>,
+    pub(super) session: Arc<Mutex<Session>>,
+    /// Whose it is, once that is known.
+    pub(super) admitted: OnceCell<Admitted>,
+    /// Rings when that takes too long.
+    pub(super) timeout: Cell<Option<AlarmGuard>>,
 }
 
 impl<'a> Messages<'a> {
     fn new(handle: &'a Arc<ConnectionHandle>, context: &'a ConnectionContext) -> Self {
-        let sender = ConnectionSender::new(handle.id, Arc::clone(&handle.outbox));
-        if let Some(handler) = &context.handler {
-            handler.connected(&sender);
-        }
         Self {
             handle,
             context,
             outbox: &handle.outbox,
             session: Arc::new(Mutex::new(Session::new(context.session_limits.clone(), clock::now()))),
-            sender,
+            admitted: OnceCell::new(),
+            timeout: Cell::new(None),
         }
     }
 
     fn serve(&self, read: Box<dyn ReadHalf>, leftover: Vec<u8>, frames: FrameWriter) {
-        let principal = self.handle.origin.principal();
-        let seat = self.context.principals.take(principal);
-        if seat.is_err() {
-            log::warn!("connection {}: its principal has too many", self.handle.id);
-            let code = CloseCode::TooMany;
-            self.outbox.close_now(code, "this client has too many connections");
-        }
         let writer = match self.start_writer(frames) {
             Ok(writer) => writer,
             Err((error, writer)) => {
@@ -181,14 +183,10 @@ impl<'a> Messages<'a> {
                 None => Coding::Plain,
             },
         };
-        let (end, read) = if seat.is_ok() {
-            let lane: Arc<dyn ControlLane> = Arc::new(LimitedLane::new(Arc::clone(self.outbox), self.context));
-            read_messages(read, leftover, Side::Server, limits, lane, |incoming| {
-                self.on_incoming(&incoming)
-            })
-        } else {
-            (ReadEnd::Stopped, read)
-        };
+        let lane: Arc<dyn ControlLane> = Arc::new(LimitedLane::new(Arc::clone(self.outbox), self.context));
+        let (end, read) = read_messages(read, leftover, Side::Server, limits, lane, |incoming| {
+            self.on_incoming(&incoming)
+        });
         log::debug!("connection {}: reading ended: {end}", self.handle.id);
         self.detach_streams();
         self.finish(&end, read, writer);
@@ -280,7 +278,12 @@ impl<'a> Messages<'a> {
             Action::Resume(query) => self.resume(&query),
             Action::Cancel(named) => match self.find(named).filter(|stream| stream.is_live()) {
                 Some(stream) => {
-                    stream.cancel(CancelReason::Client);
+                    let is_own = stream.principal == *self.origin().principal();
+                    stream.cancel(if is_own {
+                        CancelReason::Client
+                    } else {
+                        CancelReason::Admin
+                    });
                     ControlFlow::Continue(())
                 }
                 None => self.not_found(named),
@@ -318,15 +321,25 @@ impl<'a> Messages<'a> {
                 None => self.not_found(named),
             },
             Action::Status(named) => match self.find(named) {
-                Some(stream) => self.reply(&ServerMessage::QueryStatus(status(&stream, clock::now()))),
+                Some(stream) => {
+                    let for_admin = self.session.lock().rights().is_admin();
+                    self.reply(&ServerMessage::QueryStatus(status(&stream, for_admin, clock::now())))
+                }
                 None => self.not_found(named),
             },
             Action::List(request_id) => {
+                let mut streams = self.context.scheduler.streams();
+                streams.retain(|stream| stream.principal == *self.origin().principal());
+                self.reply(&ServerMessage::QueryList(list(
+                    streams,
+                    false,
+                    request_id,
+                    clock::now(),
+                )))
+            }
+            Action::ListAll(request_id) => {
                 let streams = self.context.scheduler.streams();
-                let own = streams
-                    .into_iter()
-                    .filter(|stream| stream.principal == *self.handle.origin.principal());
-                self.reply(&ServerMessage::QueryList(list(own.collect(), request_id, clock::now())))
+                self.reply(&ServerMessage::QueryList(list(streams, true, request_id, clock::now())))
             }
             Action::Describe(query) => {
                 let outbox = Arc::clone(self.outbox);
@@ -335,10 +348,12 @@ impl<'a> Messages<'a> {
                         outbox.close_now(CloseCode::TooMany, "answers are not being read");
                     }
                 };
-                self.context.scheduler.describe(query, Box::new(answer));
+                let rights = self.session.lock().rights().clone();
+                self.context.scheduler.describe(query, &rights, Box::new(answer));
                 ControlFlow::Continue(())
             }
-            Action::Welcome(request_id) => self.reply(&welcome(self.context, request_id)),
+            Action::Hello(hello) => self.hello(hello),
+            Action::TurnAway(request_id) => self.turn_away(Denial::Stranger, request_id),
             Action::Application { .. } | Action::Ignore => ControlFlow::Continue(()),
             Action::Reply(message) => self.reply(&message),
             Action::Close(message, code, reason) => {
@@ -349,10 +364,18 @@ impl<'a> Messages<'a> {
         }
     }
 
-    /// The stream, where it is this client's.
+    /// The stream, where it is this client's, or this client may see everybody's.
     fn find(&self, named: Named) -> Option<Arc<Stream>> {
         let stream = self.context.scheduler.find(named.id)?;
-        (stream.principal == *self.handle.origin.principal()).then_some(stream)
+        let is_seen = stream.principal == *self.origin().principal() || self.session.lock().rights().is_admin();
+        is_seen.then_some(stream)
+    }
+
+    /// As streams know the connection.
+    fn origin(&self) -> &Origin {
+        self.admitted
+            .get()
+            .map_or(&self.handle.origin, |admitted| &admitted.origin)
     }
 
     /// The stream, where it is on this connection.
@@ -392,12 +415,12 @@ impl<'a> Messages<'a> {
 
     /// Offers a message to the application. What happens there ends nothing here.
     fn offer(&self, name: &str, text: &str, request_id: Option<RequestId>) -> ControlFlow<()> {
-        let Some(handler) = &self.context.handler else {
+        let (Some(handler), Some(admitted)) = (&self.context.handler, self.admitted.get()) else {
             let action = self.session.lock().on_unknown(name, request_id);
             return self.act(action);
         };
         let message = ApplicationMessage { kind: name, text };
-        match catch_unwind(AssertUnwindSafe(|| handler.message(message, &self.sender))) {
+        match catch_unwind(AssertUnwindSafe(|| handler.message(message, &admitted.sender))) {
             Ok(Handled::Yes) => {
                 self.session.lock().on_taken();
                 ControlFlow::Continue(())
@@ -416,7 +439,7 @@ impl<'a> Messages<'a> {
         }
     }
 
-    fn reply(&self, message: &ServerMessage) -> ControlFlow<()> {
+    pub(super) fn reply(&self, message: &ServerMessage) -> ControlFlow<()> {
         if self.outbox.send(message) {
             ControlFlow::Continue(())
         } else {
@@ -429,7 +452,8 @@ impl<'a> Messages<'a> {
         let request_id = query.request_id.clone();
         let bell = self.outbox.lane_bell();
         let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
-        match self.context.scheduler.accept(query, &self.handle.origin, sink) {
+        let rights = self.session.lock().rights().clone();
+        match self.context.scheduler.accept(query, self.origin(), &rights, sink) {
             Ok(accepted) => {
                 let stream = Arc::clone(&accepted.stream);
                 self.session.lock().on_accepted(stream.id, request_id);
@@ -458,7 +482,7 @@ impl<'a> Messages<'a> {
 
     fn take_over(&self, query: &ResumeQuery) -> Result<ControlFlow<()>, Box<ErrorMessage>> {
         let scheduler = &self.context.scheduler;
-        let origin = &self.handle.origin;
+        let origin = self.origin();
         let stream = scheduler.find_resumable(&query.resume_token, origin.principal())?;
         let refusal = self
             .session
@@ -511,14 +535,14 @@ impl Drop for Messages<'_> {
     /// After a panic too: nobody is left to read what the streams would send.
     fn drop(&mut self) {
         self.detach_streams();
-        if let Some(handler) = &self.context.handler {
-            handler.disconnected(&self.sender);
+        if let (Some(handler), Some(admitted)) = (&self.context.handler, self.admitted.get()) {
+            handler.disconnected(&admitted.sender);
         }
     }
 }
 
 /// Ends a connection whose time is up, from the timekeeper's thread.
-struct ShutDown(Arc<dyn TransportControl>);
+pub(super) struct ShutDown(pub(super) Arc<dyn TransportControl>);
 
 impl Alarm for ShutDown {
     fn ring(&self, _now: Instant) -> Option<Instant> {

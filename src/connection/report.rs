@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{ConnectionContext, Rate};
+use crate::auth::Rights;
 use crate::clock::millis;
 use crate::id::RequestId;
 use crate::protocol::{
@@ -35,7 +36,8 @@ const CAPABILITIES: [&str; 9] = [
     "typed_params",
 ];
 
-pub(super) fn welcome(context: &ConnectionContext, request_id: Option<RequestId>) -> ServerMessage {
+/// What somebody with these rights is told of the server.
+pub(super) fn welcome(context: &ConnectionContext, rights: &Rights, request_id: Option<RequestId>) -> ServerMessage {
     let ConnectionContext {
         scheduler,
         session_limits,
@@ -76,7 +78,7 @@ pub(super) fn welcome(context: &ConnectionContext, request_id: Option<RequestId>
             pings: peer_limits.ping_rate.map(rate),
             idle_ms: peer_limits.idle_timeout.map(millis),
         },
-        engines: scheduler.engine_names().map(str::to_owned).collect(),
+        engines: scheduler.engine_names(rights).map(str::to_owned).collect(),
         heartbeat_ms: millis(heartbeat.interval),
     }))
 }
@@ -106,7 +108,8 @@ pub(super) fn stream_state(status: QueryStreamStatus) -> StreamState {
     }
 }
 
-pub(super) fn status(stream: &Stream, now: Instant) -> StatusMessage {
+/// `for_admin` says whether to tell whose it is: everybody else knows.
+pub(super) fn status(stream: &Stream, for_admin: bool, now: Instant) -> StatusMessage {
     let figures = stream.figures();
     let rank = stream.rank();
     let sql = &stream.plan.spec.sql;
@@ -116,6 +119,7 @@ pub(super) fn status(stream: &Stream, now: Instant) -> StatusMessage {
         request_id: stream.request_id.clone(),
         query: sql[..sql.floor_char_boundary(QUERY_BYTES_MAX)].to_owned(),
         engine: stream.plan.engine_name.to_string(),
+        principal: stream.principal.name().filter(|_| for_admin).map(str::to_owned),
         state: stream_state(stream.state()),
         attached: figures.is_attached,
         resumable: figures.is_resumable,
@@ -132,14 +136,19 @@ pub(super) fn status(stream: &Stream, now: Instant) -> StatusMessage {
 }
 
 /// The youngest of `streams`, as many as fit.
-pub(super) fn list(mut streams: Vec<Arc<Stream>>, request_id: Option<RequestId>, now: Instant) -> ListMessage {
+pub(super) fn list(
+    mut streams: Vec<Arc<Stream>>,
+    for_admin: bool,
+    request_id: Option<RequestId>,
+    now: Instant,
+) -> ListMessage {
     let total = streams.len() as u64;
     streams.sort_by_key(|stream| std::cmp::Reverse(stream.accepted_at));
     let mut query_bytes = 0;
     let queries = streams
         .iter()
         .take(LISTED_MAX)
-        .map(|stream| status(stream, now))
+        .map(|stream| status(stream, for_admin, now))
         .take_while(|status| {
             query_bytes += status.query.len();
             query_bytes <= LISTED_QUERY_BYTES_MAX

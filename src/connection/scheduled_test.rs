@@ -12,6 +12,7 @@ use super::outbox::{Lane, Outbox, Patience, Taken};
 use super::session::{Session, SessionLimits};
 use super::soon::SoonList;
 use super::writer::{Writer, WriterEnd};
+use crate::auth::Rights;
 use crate::clock;
 use crate::engine::CancelReason;
 use crate::id::{ConnectionId, Principal};
@@ -94,7 +95,9 @@ impl Connected {
         let origin = self.scheduler.origin(ConnectionId::new(1), Principal::anonymous());
         let bell = self.outbox.lane_bell();
         let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
-        let accepted = self.scheduler.accept(StreamQuery::new("q"), &origin, sink);
+        let accepted = self
+            .scheduler
+            .accept(StreamQuery::new("q"), &origin, &Rights::everyones(), sink);
         let accepted = accepted.expect("the query is accepted");
         let stream = Arc::clone(&accepted.stream);
         self.session.lock().on_accepted(stream.id, None);

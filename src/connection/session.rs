@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::rate::{Bucket, Rate};
+use crate::auth::Rights;
 use crate::error::ErrorCode;
 use crate::id::{RequestId, StreamId};
 use crate::protocol::{
@@ -69,12 +70,16 @@ pub(crate) enum Action {
     },
     /// Say how a stream stands.
     Status(Named),
-    /// Say which streams there are.
+    /// Say which streams of this client there are.
     List(Option<RequestId>),
+    /// Say which streams there are, whoever's.
+    ListAll(Option<RequestId>),
     /// Say what a query would give.
     Describe(DescribeQuery),
-    /// Say what the server is and can do.
-    Welcome(Option<RequestId>),
+    /// See who the client is, if that is wanted, and say what the server is and can do.
+    Hello(Hello),
+    /// Close the connection: it asks for something before it has said whose it is.
+    TurnAway(Option<RequestId>),
     /// Offer the message to the application.
     Application {
         name: String,
@@ -104,6 +109,9 @@ const ENDED_KNOWN_MAX: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Session {
     limits: SessionLimits,
+    rights: Rights,
+    /// Whether it has to say whose it is before anything else.
+    is_stranger: bool,
     /// Streams whose terminator has not been written yet.
     live: HashMap<StreamId, Option<RequestId>>,
     by_request: HashMap<RequestId, StreamId>,
@@ -124,11 +132,30 @@ impl Session {
             queries: bucket(limits.query_rate),
             used_at: now,
             limits,
+            rights: Rights::everyones(),
+            is_stranger: false,
             live: HashMap::new(),
             by_request: HashMap::new(),
             ended: VecDeque::new(),
             n_bad_in_a_row: 0,
         }
+    }
+
+    /// Nothing but a `hello` counts, until [`admit`](Self::admit).
+    pub(crate) fn wait_for_hello(&mut self) {
+        self.is_stranger = true;
+        self.rights = Rights::nobodys();
+    }
+
+    /// It is known whose the connection is, or whose it is has other rights now.
+    pub(crate) fn admit(&mut self, rights: Rights) {
+        self.is_stranger = false;
+        self.rights = rights;
+    }
+
+    /// What may be done on this connection.
+    pub(crate) fn rights(&self) -> &Rights {
+        &self.rights
     }
 
     /// What to do about a text message.
@@ -137,6 +164,7 @@ impl Session {
             return close;
         }
         match decode_client_message(text) {
+            Ok(message) if self.is_stranger && !is_strangers(&message) => Action::TurnAway(request_id_of(message)),
             // Whether it is good is for the application to say.
             Ok(ClientMessage::Other { name, request_id }) => Action::Application { name, request_id },
             Ok(message) => {
@@ -259,6 +287,10 @@ impl Session {
     }
 
     fn on_message(&mut self, message: ClientMessage, now: Instant) -> Action {
+        if is_query(&message) && !self.rights.may_query() {
+            let text = "this client may not query".to_owned();
+            return refused((ErrorCode::PermissionDenied, text), request_id_of(message));
+        }
         match message {
             ClientMessage::StreamQuery(query) => match self.refusal(&query) {
                 Some(refusal) => refused(refusal, query.request_id),
@@ -303,15 +335,16 @@ impl Session {
             ClientMessage::ListQueries(ListQueries {
                 scope: ListScope::All,
                 request_id,
-            }) => Action::Reply(ServerMessage::Error(ErrorMessage {
-                request_id,
-                ..ErrorMessage::new(ErrorCode::PermissionDenied, "scope all needs the admin right")
-            })),
+            }) if self.rights.is_admin() => Action::ListAll(request_id),
+            ClientMessage::ListQueries(ListQueries { request_id, .. }) => {
+                let text = "scope all needs the admin right".to_owned();
+                refused((ErrorCode::PermissionDenied, text), request_id)
+            }
             ClientMessage::DescribeQuery(query) => match self.length_refusal(&query.query) {
                 Some(refusal) => refused(refusal, query.request_id),
                 None => Action::Describe(query),
             },
-            ClientMessage::Hello(Hello { request_id, .. }) => Action::Welcome(request_id),
+            ClientMessage::Hello(hello) => Action::Hello(hello),
             ClientMessage::Ping { timestamp } => Action::Reply(ServerMessage::Pong(PongMessage { timestamp })),
             ClientMessage::Other { name, request_id } => Action::Application { name, request_id },
         }
@@ -436,6 +469,41 @@ fn too_fast(what: &str, rate: Option<Rate>) -> Action {
     let text = format!("more than {per_second} {what} a second, {burst} at once");
     let error = ServerMessage::Error(ErrorMessage::new(ErrorCode::LimitExceeded, text));
     Action::Close(error, CloseCode::TooMany, "messages come too fast")
+}
+
+/// What those may say who have not said who they are.
+fn is_strangers(message: &ClientMessage) -> bool {
+    matches!(message, ClientMessage::Hello(_) | ClientMessage::Ping { .. })
+}
+
+/// What the right to query is for.
+fn is_query(message: &ClientMessage) -> bool {
+    matches!(
+        message,
+        ClientMessage::StreamQuery(_) | ClientMessage::ResumeQuery(_) | ClientMessage::DescribeQuery(_)
+    )
+}
+
+/// The name that an answer to this message has to have.
+fn request_id_of(message: ClientMessage) -> Option<RequestId> {
+    match message {
+        ClientMessage::StreamQuery(query) => query.request_id,
+        ClientMessage::ResumeQuery(query) => query.request_id,
+        ClientMessage::DescribeQuery(query) => query.request_id,
+        ClientMessage::ListQueries(list) => list.request_id,
+        ClientMessage::Hello(hello) => hello.request_id,
+        ClientMessage::Other { request_id, .. } => request_id,
+        ClientMessage::CancelQuery(CancelQuery { target })
+        | ClientMessage::Ack(Ack { target, .. })
+        | ClientMessage::SetPriority(SetPriority { target, .. })
+        | ClientMessage::PauseQuery(target)
+        | ClientMessage::UnpauseQuery(target)
+        | ClientMessage::QueryStatus(target) => match target {
+            StreamRef::Request(request_id) => Some(request_id),
+            StreamRef::Stream(_) => None,
+        },
+        ClientMessage::Ping { .. } => None,
+    }
 }
 
 fn rank_refusal(priority: Option<u8>, weight: Option<u16>) -> Option<(ErrorCode, String)> {

@@ -17,11 +17,17 @@ pub enum CloseCode {
     PolicyViolation = 1008,
     /// A message was larger than the limit.
     MessageTooBig = 1009,
-    /// The server has no room; later it may.
+    /// The server has no room, or cannot do it now; later it may.
     TryAgainLater = 1013,
     /// The client keeps sending what is no message.
     BadMessages = 4400,
-    /// The client asks faster than it takes answers, or than it may.
+    /// The server wants to know who the client is, and does not.
+    Unauthenticated = 4401,
+    /// The client may not come in, or not as somebody else.
+    Forbidden = 4403,
+    /// The client has not said who it is in time.
+    AuthTimeout = 4408,
+    /// The client asks faster than it takes answers, or than it may, or has shown too many wrong tokens.
     TooMany = 4429,
 }
 

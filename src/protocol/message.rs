@@ -243,6 +243,9 @@ pub struct StatusMessage {
     pub query: String,
     /// The name of its engine.
     pub engine: String,
+    /// Whose it is, which only administrators are told; `None` where the server asks nobody who they are, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
     /// Where it is in its life.
     pub state: StreamState,
     /// Whether a connection has it.

@@ -63,7 +63,7 @@ pub(super) fn table_rows(text: &str) -> Vec<Vec<String>> {
         .filter(|cells: &Vec<String>| {
             !matches!(
                 cells[0].as_str(),
-                "field" | "header field" | "declared" | "code" | "limit" | "value" | "crossing"
+                "field" | "header field" | "token" | "declared" | "code" | "limit" | "value" | "crossing"
             )
         })
         .collect()
@@ -274,6 +274,9 @@ fn the_close_codes_listed_are_the_codes() {
         CloseCode::MessageTooBig,
         CloseCode::TryAgainLater,
         CloseCode::BadMessages,
+        CloseCode::Unauthenticated,
+        CloseCode::Forbidden,
+        CloseCode::AuthTimeout,
         CloseCode::TooMany,
     ];
     assert_eq!(listed, used.map(CloseCode::number).into());

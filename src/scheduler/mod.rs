@@ -34,7 +34,7 @@ pub(crate) use job::{Completion, EncodedBatch, StreamEnd, Timings};
 pub(crate) use live::Stream;
 pub(crate) use outlet::{Resumed, StreamSink, Urgency};
 pub(crate) use question::Answer;
-pub(crate) use seats::{Full, Seats};
+pub(crate) use seats::{Full, Seat, Seats};
 pub(crate) use timekeeper::{Alarm, AlarmGuard, Timekeeper};
 
 use budget::Budget;
@@ -46,6 +46,7 @@ use outlet::{NoteKind, Outlet};
 use question::Question;
 use queue::RunQueue;
 
+use crate::auth::Rights;
 use crate::clock;
 use crate::engine::{CancelReason, Engine, QuerySpec};
 use crate::error::ErrorCode;
@@ -92,6 +93,14 @@ pub(crate) struct Origin {
 impl Origin {
     pub(crate) fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    /// The same connection, once it is known whose it is.
+    pub(crate) fn with_principal(&self, principal: Principal) -> Self {
+        Self {
+            principal,
+            ..self.clone()
+        }
     }
 
     /// What is held for the connection.
@@ -236,11 +245,13 @@ impl Scheduler {
     /// [`launch`](Self::launch).
     ///
     /// # Errors
-    /// `SHUTTING_DOWN`, `QUEUE_FULL`, `TOO_MANY_STREAMS`, or `BAD_MESSAGE` for an engine that this server does not have.
+    /// `SHUTTING_DOWN`, `QUEUE_FULL`, `TOO_MANY_STREAMS`, or `BAD_MESSAGE` for an engine that this server does not have, as far as
+    /// `rights` go.
     pub(crate) fn accept(
         &self,
         query: StreamQuery,
         origin: &Origin,
+        rights: &Rights,
         sink: Arc<dyn StreamSink>,
     ) -> Result<Accepted, Box<ErrorMessage>> {
         let StreamQuery {
@@ -271,7 +282,7 @@ impl Scheduler {
             let message = format!("{waiting_max} queries already wait for a worker");
             return Err(Box::new(ErrorMessage::new(ErrorCode::QueueFull, message)));
         }
-        let NamedEngine { name, engine } = self.engine(engine.as_deref())?.clone();
+        let NamedEngine { name, engine } = self.engine(engine.as_deref(), rights)?.clone();
         let seat = self.seats.take(&origin.principal).map_err(|full| {
             let message = match full {
                 Full::All(max) => format!("the server has {max} running streams, which is the most"),
@@ -335,7 +346,7 @@ impl Scheduler {
     }
 
     /// Has a query described: `answer` is given what there is to say, on a worker or, where that is a refusal, at once. Never blocks.
-    pub(crate) fn describe(&self, query: DescribeQuery, answer: Answer) {
+    pub(crate) fn describe(&self, query: DescribeQuery, rights: &Rights, answer: Answer) {
         let DescribeQuery {
             query: sql,
             engine,
@@ -344,7 +355,10 @@ impl Scheduler {
         let refuse = |error: ErrorMessage, answer: Answer, request_id| {
             answer(&ServerMessage::Error(ErrorMessage { request_id, ..error }));
         };
-        let engine = match self.check_accepting().and_then(|()| self.engine(engine.as_deref())) {
+        let engine = match self
+            .check_accepting()
+            .and_then(|()| self.engine(engine.as_deref(), rights))
+        {
             Ok(named) => Arc::clone(&named.engine),
             Err(error) => return refuse(*error, answer, request_id),
         };
@@ -360,9 +374,14 @@ impl Scheduler {
         }
     }
 
-    /// The engines' names; the first answers queries that name none.
-    pub(crate) fn engine_names(&self) -> impl Iterator<Item = &str> {
-        self.engines.iter().map(|engine| engine.name.as_ref())
+    /// The engines that may be asked with these rights; the first answers queries that name none.
+    fn engines(&self, rights: &Rights) -> impl Iterator<Item = &NamedEngine> {
+        self.engines.iter().filter(|engine| rights.may_ask(&engine.name))
+    }
+
+    /// Their names.
+    pub(crate) fn engine_names(&self, rights: &Rights) -> impl Iterator<Item = &str> {
+        self.engines(rights).map(|engine| engine.name.as_ref())
     }
 
     /// Which start of which server this is.
@@ -459,13 +478,14 @@ impl Scheduler {
         }
     }
 
-    fn engine(&self, name: Option<&str>) -> Result<&NamedEngine, Box<ErrorMessage>> {
+    fn engine(&self, name: Option<&str>, rights: &Rights) -> Result<&NamedEngine, Box<ErrorMessage>> {
+        let mut engines = self.engines(rights);
         let found = match name {
-            None => self.engines.first(),
-            Some(name) => self.engines.iter().find(|engine| engine.name.as_ref() == name),
+            None => engines.next(),
+            Some(name) => engines.find(|engine| engine.name.as_ref() == name),
         };
         found.ok_or_else(|| {
-            let names: Vec<&str> = self.engines.iter().map(|engine| engine.name.as_ref()).collect();
+            let names: Vec<&str> = self.engine_names(rights).collect();
             let message = format!("this server has no such engine; it has: {}", names.join(", "));
             Box::new(ErrorMessage::new(ErrorCode::BadMessage, message))
         })

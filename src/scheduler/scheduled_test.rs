@@ -80,7 +80,7 @@ fn origin(scheduler: &Scheduler, number: u64) -> Origin {
 
 fn accept(scheduler: &Scheduler, query: StreamQuery, bell: &Arc<Bell>) -> Accepted {
     let sink = Arc::clone(bell) as Arc<dyn StreamSink>;
-    let accepted = scheduler.accept(query, &origin(scheduler, 1), sink);
+    let accepted = scheduler.accept(query, &origin(scheduler, 1), &Rights::everyones(), sink);
     accepted.expect("the query is accepted")
 }
 
@@ -146,7 +146,12 @@ fn shuttle_a_stream_that_is_launched_while_the_scheduler_stops_ends() {
         };
         let bell = Arc::new(Bell::default());
         let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
-        if let Ok(accepted) = scheduler.accept(StreamQuery::new("q"), &origin(&scheduler, 1), sink) {
+        if let Ok(accepted) = scheduler.accept(
+            StreamQuery::new("q"),
+            &origin(&scheduler, 1),
+            &Rights::everyones(),
+            sink,
+        ) {
             let stream = Arc::clone(&accepted.stream);
             scheduler.launch(accepted);
             let _either_way = take_all(&stream, &bell);

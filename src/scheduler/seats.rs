@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn each_has_so_many_and_all_have_so_many() {
         let seats = Seats::new(3, 2);
-        let (ann, bob) = (Principal::named("ann"), Principal::named("bob"));
+        let (ann, bob) = (Principal::named("ann".into()), Principal::named("bob".into()));
         let first = seats.take(&ann).unwrap();
         let _second = seats.take(&ann).unwrap();
         assert_eq!(seats.take(&ann).unwrap_err(), Full::Principal(2));
@@ -112,7 +112,7 @@ mod tests {
         let taken: Vec<_> = (0..3).map(|_| seats.take(&Principal::anonymous()).unwrap()).collect();
         assert_eq!(seats.take(&Principal::anonymous()).unwrap_err(), Full::All(3));
         drop(taken);
-        drop(seats.take(&Principal::named("ann")).unwrap());
+        drop(seats.take(&Principal::named("ann".into())).unwrap());
         let taken = seats.taken.lock();
         assert!(taken.n == 0 && taken.by_principal.is_empty());
     }

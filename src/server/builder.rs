@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::ServerHandle;
 use super::connections::Connections;
+use super::exposure::exposed;
 use super::host::{HostLimits, Wish};
 use super::limits::Limits;
 use super::listener::Listener;
@@ -16,8 +17,9 @@ use super::memory::MemoryBound;
 use super::peers::Peers;
 use super::socket::{Place, Socket};
 use super::tls::Tls;
+use crate::auth::{Authenticator, FAILURES_PER_MINUTE, FailureLimit, SiteRules, UnlistedHosts};
 use crate::connection::{
-    ConnectionContext, HeartbeatRules, MessageHandler, PeerLimits, Purpose, SessionLimits, SoonList,
+    Admission, ConnectionContext, HeartbeatRules, MessageHandler, PeerLimits, Purpose, SessionLimits, SoonList,
 };
 use crate::engine::Engine;
 use crate::scheduler::{NamedEngine, Scheduler, Seats};
@@ -48,6 +50,12 @@ pub struct ServerBuilder {
     heartbeat_interval: Duration,
     heartbeat_dead_after: Duration,
     handler: Option<Arc<dyn MessageHandler>>,
+    authenticator: Option<Arc<dyn Authenticator>>,
+    auth_deadline: Duration,
+    auth_failures_per_minute: u32,
+    allowed_origins: Vec<String>,
+    allowed_hosts: Vec<String>,
+    insecure: bool,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -77,6 +85,13 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// Other machines can reach the address, and nobody asks who they are: set [`ServerBuilder::authenticator`], or say with
+    /// [`ServerBuilder::insecure`] that it is meant, for instance because something in front of the server asks.
+    Exposed(SocketAddr),
+    /// Other machines can reach the address, and tokens and rows would travel as everybody on the way can read them: set
+    /// [`ServerBuilder::tls`], or say with [`ServerBuilder::insecure`] that it is meant, for instance because what is in front of the
+    /// server has TLS.
+    InClear(SocketAddr),
     /// The system has no thread to give.
     Thread(io::Error),
     /// The host has too little of something for what is asked of the server; the text says of what, and what can be done.
@@ -90,6 +105,16 @@ impl fmt::Display for StartError {
             Self::DuplicateEngine(name) => write!(f, "two engines are called {name:?}"),
             Self::Setting(text) | Self::Host(text) => f.write_str(text),
             Self::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Self::Exposed(address) => write!(
+                f,
+                "everybody who can reach {address} could query: have clients show tokens (an authenticator), listen on 127.0.0.1, or \
+say that it is meant (insecure)"
+            ),
+            Self::InClear(address) => write!(
+                f,
+                "everybody on the way to {address} could read tokens and rows: set a certificate (tls), listen on 127.0.0.1, or say that \
+it is meant (insecure)"
+            ),
             Self::Thread(source) => write!(f, "cannot start a thread: {source}"),
         }
     }
@@ -99,7 +124,12 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Listen { source, .. } | Self::Thread(source) => Some(source),
-            Self::NoEngine | Self::DuplicateEngine(_) | Self::Setting(_) | Self::Host(_) => None,
+            Self::NoEngine
+            | Self::DuplicateEngine(_)
+            | Self::Setting(_)
+            | Self::Exposed(_)
+            | Self::InClear(_)
+            | Self::Host(_) => None,
         }
     }
 }
@@ -124,6 +154,12 @@ impl ServerBuilder {
             heartbeat_interval: Duration::from_secs(15),
             heartbeat_dead_after: Duration::from_secs(45),
             handler: None,
+            authenticator: None,
+            auth_deadline: Duration::from_secs(3),
+            auth_failures_per_minute: FAILURES_PER_MINUTE,
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            insecure: false,
         }
     }
 
@@ -248,6 +284,52 @@ impl ServerBuilder {
         self
     }
 
+    /// Asks clients who they are: those that show no token that `authenticator` knows may ask for nothing. Without one, nobody is
+    /// asked, and all clients are one. [`TokenFile`](crate::auth::TokenFile) is one; [`Arc`]s are, too.
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticator = Some(Arc::new(authenticator));
+        self
+    }
+
+    /// How long a client may take to say who it is, after the upgrade, before it is closed with 4408; and how long the authenticator may
+    /// take for a token that comes with the upgrade. Defaults to 3 seconds.
+    pub fn auth_deadline(mut self, deadline: Duration) -> Self {
+        self.auth_deadline = deadline;
+        self
+    }
+
+    /// How many wrong tokens may come from one address in a minute, or from one IPv6 network of 64 bits; then one is looked at each so
+    /// many seconds, and for the others, right ones too, the answer is HTTP 429 or close code 4429. 0 for no limit, which is right
+    /// behind a proxy, where all come from one address. Defaults to 10.
+    pub fn auth_failures_per_minute(mut self, n_failures: u32) -> Self {
+        self.auth_failures_per_minute = n_failures;
+        self
+    }
+
+    /// Web pages that may connect beside those of the server's own address, each as browsers send it in `Origin`:
+    /// `https://app.example`. All others are refused with HTTP 403 before the upgrade. Programs send no `Origin`. Defaults to none.
+    pub fn allowed_origins<T: Into<String>>(mut self, origins: impl IntoIterator<Item = T>) -> Self {
+        self.allowed_origins = origins.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Names by which clients call the server, beside `localhost` and addresses, as `name` or `name:port`: requests for another `Host` are
+    /// refused with HTTP 421, so that no web page can reach the server by a name of its own that is made to point to it.
+    ///
+    /// By default no name is taken by a server that listens on loopback, or that asks nobody who they are; any name is by one that other
+    /// machines can reach and that asks, because a page has no token to show, and by one that does not listen at all.
+    pub fn allowed_hosts<T: Into<String>>(mut self, hosts: impl IntoIterator<Item = T>) -> Self {
+        self.allowed_hosts = hosts.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Whether to listen where other machines can reach the server although nobody is asked who they are, or although there is no TLS.
+    /// Defaults to false: then [`start`](Self::start) fails with [`StartError::Exposed`] or [`StartError::InClear`].
+    pub fn insecure(mut self, is_meant: bool) -> Self {
+        self.insecure = is_meant;
+        self
+    }
+
     /// Starts the server: its workers, its timekeeper and its listener. Returns once connections are accepted.
     ///
     /// # Errors
@@ -271,6 +353,12 @@ impl ServerBuilder {
             heartbeat_interval,
             heartbeat_dead_after,
             handler,
+            authenticator,
+            auth_deadline,
+            auth_failures_per_minute,
+            allowed_origins,
+            allowed_hosts,
+            insecure: _checked,
         } = self;
         let heartbeat = HeartbeatRules {
             interval: heartbeat_interval,
@@ -293,6 +381,13 @@ impl ServerBuilder {
             fragments_max: limits.fragments_max,
             assembly_timeout: limits.assembly_timeout,
             ping_rate: limits.ping_rate,
+        };
+        let unlisted_hosts = unlisted_hosts(&places, authenticator.is_some(), &allowed_hosts);
+        let admission = Admission {
+            authenticator,
+            deadline: auth_deadline,
+            sites: SiteRules::new(allowed_origins, &allowed_hosts, unlisted_hosts).map_err(StartError::Setting)?,
+            failures: FailureLimit::new(auth_failures_per_minute),
         };
         let sockets = places.into_iter().map(listen).collect::<Result<Vec<_>, _>>()?;
         let cursor_bytes = engines
@@ -330,6 +425,7 @@ impl ServerBuilder {
             message_bytes_max,
             purpose,
             heartbeat,
+            admission,
             deflaters: permessage_deflate.then(Arc::default),
             handler,
         };
@@ -400,7 +496,36 @@ impl ServerBuilder {
                 self.message_bytes_max
             ),
         )?;
-        self.limits.check().map_err(StartError::Setting)
+        self.limits.check().map_err(StartError::Setting)?;
+        check(!self.auth_deadline.is_zero(), "auth_deadline: more than 0".to_owned())?;
+        check(
+            self.authenticator.is_none() || self.purpose == Purpose::Queries,
+            "an echo server asks nobody who they are: it takes no authenticator".to_owned(),
+        )?;
+        match exposed_place(&self.places).filter(|_| !self.insecure) {
+            Some(address) if self.authenticator.is_none() => Err(StartError::Exposed(address)),
+            Some(address) if !self.tls.is_on() => Err(StartError::InClear(address)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An address that other machines can reach, if there is one. A unix socket is none.
+fn exposed_place(places: &[Result<Place, String>]) -> Option<SocketAddr> {
+    places.iter().flatten().find_map(|place| match place {
+        Place::Tcp(addresses) => exposed(addresses),
+        #[cfg(unix)]
+        Place::Unix(_) => None,
+    })
+}
+
+/// What a server thinks of names that are in no list, where a web page could have made one point to it.
+fn unlisted_hosts(places: &[Result<Place, String>], asks_who: bool, allowed_hosts: &[String]) -> UnlistedHosts {
+    let is_exposed = exposed_place(places).is_some();
+    if allowed_hosts.is_empty() && (places.is_empty() || (is_exposed && asks_who)) {
+        UnlistedHosts::Taken
+    } else {
+        UnlistedHosts::Refused
     }
 }
 

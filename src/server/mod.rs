@@ -4,6 +4,7 @@
 
 mod builder;
 mod connections;
+mod exposure;
 mod host;
 mod limits;
 mod listener;
@@ -115,6 +116,8 @@ pub struct StreamReport {
     pub request_id: Option<RequestId>,
     /// The name of its engine.
     pub engine: String,
+    /// Whose it is; `None` where the server asks nobody who they are.
+    pub principal: Option<String>,
     /// The query's text.
     pub query: String,
     /// Where it is in its life.
@@ -378,6 +381,7 @@ fn report(stream: &Stream, now: Instant) -> StreamReport {
         id: stream.id,
         request_id: stream.request_id.clone(),
         engine: stream.plan.engine_name.to_string(),
+        principal: stream.principal.name().map(str::to_owned),
         query: stream.plan.spec.sql.clone(),
         status: stream.state(),
         attached: figures.is_attached,

@@ -16,7 +16,7 @@ use crate::transport::memory_pair;
 /// Only bounds a test that fails.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 fn start(engine: &MemoryEngine) -> Result<ServerHandle, StartError> {
@@ -77,7 +77,7 @@ fn health(server: &ServerHandle) -> String {
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut answer = String::new();
     // The answer may be there before the question, and nobody to take that.
-    let _asked = socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    let _asked = socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let _reset_after_the_answer = socket.read_to_string(&mut answer);
     answer.lines().next().unwrap_or_default().to_owned()
 }

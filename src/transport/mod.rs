@@ -11,7 +11,7 @@ pub(crate) mod unix;
 pub(crate) mod websocket;
 
 use std::io;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,12 @@ pub trait Transport: Send + 'static {
 
     /// Who is at the other end, for logs.
     fn peer(&self) -> String;
+
+    /// The address of who is at the other end, for limits that go by address; `None`, as here unless overridden, where there is none,
+    /// and no such limit then.
+    fn peer_ip(&self) -> Option<IpAddr> {
+        None
+    }
 }
 
 /// A transport taken apart.

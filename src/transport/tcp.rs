@@ -3,7 +3,7 @@
 //! Owns the socket options. Must not know what is sent, or whose end this is.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +46,10 @@ impl Transport for TcpStream {
     fn peer(&self) -> String {
         self.peer_addr()
             .map_or_else(|_| "a peer already gone".to_owned(), |address| address.to_string())
+    }
+
+    fn peer_ip(&self) -> Option<IpAddr> {
+        self.peer_addr().ok().map(|address| address.ip())
     }
 }
 
@@ -109,6 +113,7 @@ mod tests {
         let (socket, address) = listener.accept().unwrap();
         let socket: Box<dyn Transport> = Box::new(socket);
         assert_eq!(socket.peer(), address.to_string());
+        assert_eq!(socket.peer_ip(), Some(address.ip()));
         (socket.split().unwrap(), peer)
     }
 

@@ -14,6 +14,7 @@ fn rowstream(arguments: &[&str]) -> Command {
     command
         .args(arguments)
         .env_remove("ROWSTREAM_LISTEN")
+        .env_remove("ROWSTREAM_TOKEN")
         .stdin(Stdio::null());
     command
 }
@@ -415,4 +416,72 @@ fn messages_are_deflated_where_both_sides_want_it() {
     let (output, n_bytes) = relayed(&Served::new(), &[sql, "--permessage-deflate"]);
     assert_eq!(output.stdout, plain.stdout);
     assert!(n_bytes * 2 > n_plain, "{n_bytes} of {n_plain} bytes");
+}
+
+#[test]
+fn tokens_are_made_and_shown_and_never_an_argument() {
+    let made = |arguments: &[&str]| {
+        let output = rowstream(&[&["token"], arguments].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
+        (text(output.stderr), text(output.stdout))
+    };
+    let (alice, line_of_alice) = made(&["alice"]);
+    let (ops, line_of_ops) = made(&["ops", "--admin"]);
+    assert!(!line_of_alice.contains(&alice) && line_of_ops.ends_with(" query,admin"));
+    let folder = TempDir::new().unwrap();
+    let tokens = folder.path().join("tokens");
+    std::fs::write(&tokens, format!("{line_of_alice}\n{line_of_ops}\n")).unwrap();
+    let server = crate::auth::builder()
+        .authenticator(rowstream::auth::TokenFile::open(&tokens).unwrap())
+        .start()
+        .unwrap();
+    let url = format!("ws://{}/ws", server.local_addr().unwrap());
+    let kept = folder.path().join("token");
+    std::fs::write(&kept, format!("{alice}\n")).unwrap();
+    let kept = kept.to_str().unwrap();
+
+    let run = |arguments: &[&str], token: Option<&str>| {
+        let mut command = rowstream(arguments);
+        if let Some(token) = token {
+            command.env("ROWSTREAM_TOKEN", token);
+        }
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let query = ["query", &url, "few", "--format", "csv"];
+    let (code, said) = run(&query, Some(&alice));
+    assert_eq!((code, said.as_str()), (Some(0), "n\n0\n1\n2\n"));
+    // The file goes first.
+    let (code, said) = run(&[&query[..], &["--token-file", kept]].concat(), Some("nobodys"));
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(&query, Some("nobodys"));
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("not let in: nobody has this token"), "{said}");
+    let (code, said) = run(&query, None);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("UNAUTHENTICATED"), "{said}");
+    let (code, said) = run(&[&query[..], &["--token-file", "/nowhere"]].concat(), None);
+    assert_eq!(code, Some(2), "{said}");
+
+    let client = rowstream::Client::builder()
+        .token(alice.as_str())
+        .connect(&url)
+        .unwrap();
+    let mut stream = client.query("endless").start().unwrap();
+    stream.next().unwrap().unwrap();
+    let (code, said) = run(&["ps", &url, "--all"], Some(&alice));
+    assert_eq!(code, Some(1), "{said}");
+    let (code, said) = run(&["ps", &url], Some(&ops));
+    assert!(code == Some(0) && !said.contains("endless"), "{said}");
+    let (code, said) = run(&["ps", &url, "--all"], Some(&ops));
+    assert!(
+        code == Some(0) && said.contains("alice") && said.contains("endless"),
+        "{said}"
+    );
+    let id = server.streams().reports()[0].id.to_string();
+    assert_eq!(run(&["cancel", &url, &id], Some(&ops)).0, Some(0));
+    let ended = stream.find_map(Result::err).unwrap();
+    assert!(ended.to_string().contains("admin"), "{ended}");
 }

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::support::{DEADLINE, Plain, Wire, eventually};
 
-const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 fn engine() -> MemoryEngine {
@@ -117,7 +117,7 @@ fn who_drips_a_request_or_says_nothing_is_ended_and_others_connect_meanwhile() {
     let server = serve_limited(engine(), |limits| limits.head_deadline = Duration::from_secs(1));
     let mut sockets: Vec<TcpStream> = (0..3 * EACH).map(|_| connect(&server)).collect();
     for socket in &mut sockets[EACH..] {
-        socket.write_all(b"GET /ws HTTP/1.1\r\nHost: h\r\nx: ").unwrap();
+        socket.write_all(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nx: ").unwrap();
     }
     check_honest_client(&server);
     // A byte a round, or two hundred; the rounds are paced by the honest client's own.
@@ -206,20 +206,20 @@ fn a_head_is_read_up_to_its_limit_and_no_further() {
     // 10,000 headers.
     let mut socket = connect(&server);
     let head: String = (0..10_000).map(|n| format!("h{n}: v\r\n")).collect();
-    let _refused_meanwhile = socket.write_all(format!("GET / HTTP/1.1\r\nHost: x\r\n{head}\r\n").as_bytes());
+    let _refused_meanwhile = socket.write_all(format!("GET / HTTP/1.1\r\nHost: localhost\r\n{head}\r\n").as_bytes());
     let answer = answer(&mut socket);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
     // 65 headers that fit.
     let mut socket = connect(&server);
     let head: String = (0..64).map(|n| format!("h{n}: v\r\n")).collect();
     socket
-        .write_all(format!("GET / HTTP/1.1\r\nHost: x\r\n{head}\r\n").as_bytes())
+        .write_all(format!("GET / HTTP/1.1\r\nHost: localhost\r\n{head}\r\n").as_bytes())
         .unwrap();
     let answer = self::answer(&mut socket);
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     // A byte a packet is slow, and no fault.
     let mut socket = connect(&server);
-    for byte in b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" {
+    for byte in b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" {
         socket.write_all(&[*byte]).unwrap();
     }
     let answer = self::answer(&mut socket);
@@ -287,11 +287,15 @@ fn at_the_limit_of_descriptors_the_server_rests_and_recovers() {
     );
     drop(flood);
     let mut honest = connect();
-    honest.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    honest
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     let mut told = answer(&mut honest);
     while told.starts_with("HTTP/1.1 503 ") || told.is_empty() {
         honest = connect();
-        honest.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        honest
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
         told = answer(&mut honest);
     }
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");

@@ -18,7 +18,12 @@ fn ask(server: &ServerHandle, request: &str) -> String {
 
 #[test]
 fn people_and_load_balancers_are_answered() {
-    let server = serve(MemoryEngine::builder().build());
+    let builder = Server::builder().engine("memory", MemoryEngine::builder().build());
+    let server = builder
+        .listen("127.0.0.1:0")
+        .allowed_hosts(["db.example", "x"])
+        .start()
+        .unwrap();
     let page = ask(&server, "GET / HTTP/1.1\r\nHost: db.example:8080\r\n\r\n");
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
     assert!(page.contains("ws://db.example:8080/ws"), "{page}");

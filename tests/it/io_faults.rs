@@ -55,7 +55,7 @@ impl<T> FaultyHalf<T> {
     }
 }
 
-impl<T: io::Write + Send> rowstream::transport::WriteHalf for FaultyHalf<T> {}
+impl rowstream::transport::WriteHalf for FaultyHalf<Box<dyn rowstream::transport::WriteHalf>> {}
 
 impl Transport for Faulty {
     fn split(self: Box<Self>) -> io::Result<Halves> {
@@ -102,7 +102,7 @@ impl ReadHalf for FaultyHalf<Box<dyn ReadHalf>> {
     }
 }
 
-impl Write for FaultyHalf<Box<dyn Write + Send>> {
+impl Write for FaultyHalf<Box<dyn rowstream::transport::WriteHalf>> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.count(Fault::Write)?;
         if self.what == Fault::ShortWrite {

@@ -4,11 +4,13 @@
 #![allow(clippy::wildcard_enum_match_arm)] // whatever else comes fails the test
 
 mod application;
+mod auth;
 #[cfg(feature = "tls")]
 #[path = "../../src/transport/tls/authority_test.rs"]
 mod authority;
 mod baseline;
 mod blocking;
+mod canary;
 mod cancel;
 #[cfg(feature = "cli")]
 mod cli;
@@ -33,6 +35,7 @@ mod proxy;
 mod resume;
 #[path = "../../src/protocol/schema_check_test.rs"]
 mod schema_check;
+mod sites;
 mod sqlite;
 mod streaming;
 mod support;

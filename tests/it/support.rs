@@ -171,6 +171,7 @@ pub(crate) struct WireStatus {
     pub(crate) request_id: Option<Value>,
     pub(crate) query: String,
     pub(crate) engine: String,
+    pub(crate) principal: Option<String>,
     pub(crate) state: String,
     pub(crate) attached: bool,
     pub(crate) resumable: bool,

@@ -246,14 +246,14 @@ fn the_page_says_how_to_come_back() {
     let (server, ca) = serve_tls(MemoryEngine::builder().build());
     let mut stream = stream(&server, &ca, &rustls::version::TLS13);
     stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: db.example:8443\r\n\r\n")
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost:8443\r\n\r\n")
         .unwrap();
     let mut page = String::new();
     // Ends with TLS's own word for it, or this fails.
     stream.read_to_string(&mut page).unwrap();
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
     assert!(
-        page.contains("wss://db.example:8443/ws") && !page.contains(" ws://"),
+        page.contains("wss://localhost:8443/ws") && !page.contains(" ws://"),
         "{page}"
     );
 }

@@ -114,8 +114,8 @@ pub(crate) struct Shaken {
     pub(crate) has_subprotocol: bool,
 }
 
-/// Asks the server at the other end to upgrade to a WebSocket that speaks `subprotocol`; with [`Coding::Deflate`], it may deflate its
-/// messages. A server that passes over the subprotocol is taken at its word: it upgrades.
+/// Asks the server at the other end to upgrade to a WebSocket that speaks `subprotocol`, and shows it the token, if there is one; with
+/// [`Coding::Deflate`], it may deflate its messages. A server that passes over the subprotocol is taken at its word: it upgrades.
 ///
 /// Blocks on the transport; the read timeout set before bounds one wait, and shutting the transport down ends it.
 pub(crate) fn client_handshake(
@@ -123,15 +123,25 @@ pub(crate) fn client_handshake(
     write: &mut dyn Write,
     host: &str,
     path: &str,
+    token: Option<&str>,
     coding: Coding,
     subprotocol: &str,
 ) -> Result<Shaken, HandshakeError> {
+    let is_broken = |part: &str| part.bytes().any(|byte| byte <= b' ' || byte == 0x7F);
     for part in [host, path] {
-        if part.bytes().any(|byte| byte <= b' ' || byte == 0x7F) {
+        if is_broken(part) {
             let text = format!("a space or control character in {part:?}");
             return Err(HandshakeError::Io(io::Error::new(ErrorKind::InvalidInput, text)));
         }
     }
+    let authorization = match token {
+        None => String::new(),
+        Some(token) if is_broken(token) || token.is_empty() => {
+            let text = "a token has no spaces or control characters, and is not empty";
+            return Err(HandshakeError::Io(io::Error::new(ErrorKind::InvalidInput, text)));
+        }
+        Some(token) => format!("Authorization: Bearer {token}\r\n"),
+    };
     let key = generate_key();
     let extensions = match coding {
         Coding::Plain => String::new(),
@@ -139,7 +149,7 @@ pub(crate) fn client_handshake(
     };
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n{extensions}\r\n"
+Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n{authorization}{extensions}\r\n"
     );
     write
         .write_all(request.as_bytes())
@@ -398,6 +408,7 @@ mod tests {
             halves.write.as_mut(),
             "db.example:8080",
             "/ws",
+            None,
             coding,
             "chat.v1",
         );
@@ -569,6 +580,7 @@ mod tests {
                 halves.write.as_mut(),
                 "h",
                 "/",
+                None,
                 Coding::Plain,
                 "p",
             )
@@ -604,6 +616,7 @@ mod tests {
                 halves.write.as_mut(),
                 host,
                 path,
+                None,
                 Coding::Plain,
                 "p",
             )
@@ -629,6 +642,7 @@ mod tests {
             halves.write.as_mut(),
             "h",
             "/",
+            None,
             Coding::Deflate,
             "p",
         )
