@@ -29,7 +29,7 @@
 //!
 //! # Threads
 //! All are named `rowstream-…`, owned and joined: one listener, a reader and a writer per connection, a fixed number of workers,
-//! one closer, one timekeeper.
+//! one closer, one timekeeper. The operators' address has a listener of its own, and a reader for each that asks.
 //!
 //! # The house
 //! | module | owns | may name |
@@ -37,15 +37,16 @@
 //! | `rows` | columns, values, and the encoder that cursors write into | – |
 //! | `id`, `error` | names of streams; the table of error codes | `error`: `id` |
 //! | `clock`, `thread`, `sync` | the only look at the time; the only start of a thread; the locks that tests can schedule | – |
+//! | `metrics` | what is counted: atomics that every part adds to, and nobody but the server reads | `error` |
 //! | [`protocol`] | messages, bytes in and bytes out | `rows error id` |
 //! | [`transport`] | sockets, memory pairs, WebSocket frames | `error thread` |
 //! | [`engine`] | the traits, the scripted engine, SQLite | `rows error clock sync` |
 //! | `stream` | life cycle, window, delivery, progress arithmetic, the registry of streams | `rows error id sync` |
-//! | `scheduler` | run queue, fairness, workers, what may be held, timekeeper | `rows clock engine error id protocol stream sync thread` |
-//! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `rows clock error id protocol scheduler stream sync thread transport` |
+//! | `scheduler` | run queue, fairness, workers, what may be held, timekeeper | `rows clock engine error id metrics protocol stream sync thread` |
+//! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `rows clock error id metrics protocol scheduler stream sync thread transport` |
 //! | [`client`] | the synchronous client | `rows clock error id protocol thread transport` |
-//! | `server` | listener, connections, start and end of everything | `clock connection engine error id scheduler stream thread transport` |
-//! | `cli` | flags, output formats, exit codes | `rows client engine error server` |
+//! | `server` | listener, connections, reports to operators, start and end of everything | `clock connection engine error id metrics scheduler stream thread transport` |
+//! | `cli` | flags, output formats, signals, exit codes | `rows client engine error server thread` |
 //!
 //! A test reads the sources and holds them to this table.
 //!
@@ -74,6 +75,7 @@ mod deflate;
 pub mod engine;
 mod error;
 mod id;
+mod metrics;
 pub mod protocol;
 pub mod rows;
 mod scheduler;

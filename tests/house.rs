@@ -15,6 +15,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("deflate", &["sync"]),
     ("id", &[]),
     ("error", &["id"]),
+    ("metrics", &["error"]),
     ("protocol", &["rows", "error", "id"]),
     ("transport", &["deflate", "error", "thread"]),
     ("engine", &["rows", "error", "clock", "sync"]),
@@ -22,7 +23,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "scheduler",
         &[
-            "rows", "clock", "deflate", "engine", "error", "id", "protocol", "stream", "sync", "thread",
+            "rows", "clock", "deflate", "engine", "error", "id", "metrics", "protocol", "stream", "sync", "thread",
         ],
     ),
     (
@@ -33,6 +34,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "deflate",
             "error",
             "id",
+            "metrics",
             "protocol",
             "scheduler",
             "stream",
@@ -54,13 +56,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "engine",
             "error",
             "id",
+            "metrics",
             "scheduler",
             "stream",
             "thread",
             "transport",
         ],
     ),
-    ("cli", &["rows", "client", "engine", "error", "server"]),
+    ("cli", &["rows", "client", "engine", "error", "server", "thread"]),
 ];
 
 /// A word of code, and the only files it may stand in (a prefix each).

@@ -6,7 +6,9 @@ mod demo;
 mod format;
 mod query;
 mod serve;
+mod signals;
 mod streams;
+mod supervisor;
 mod text;
 
 use std::fmt;

@@ -188,8 +188,7 @@ impl Reader {
             if n_messages > 0 {
                 backoff.reset();
             }
-            let is_lost = matches!(end, ClientError::Lost { .. });
-            let next = if is_lost && self.link.has_survivors() {
+            let next = if may_go_on(&end) && self.link.has_survivors() {
                 self.reconnect(&end, &mut backoff)
             } else {
                 None
@@ -297,7 +296,7 @@ impl Reader {
 
     /// Makes the next connection. `None` where there is no way to, the time is up, or the client closes.
     fn reconnect(&mut self, lost: &ClientError, backoff: &mut Backoff) -> Option<Open> {
-        if self.config.reconnect_for.is_zero() || self.dial.is_none() || self.link.is_closing() {
+        if self.config.reconnect_for.is_zero() || self.dial.is_none() || self.link.is_abandoned() {
             return None;
         }
         log::debug!("{lost}; connecting anew");
@@ -325,6 +324,12 @@ impl Reader {
         let is_closing = || self.closing.recv_timeout(delay) == Err(RecvTimeoutError::Disconnected);
         clock::now() + delay < deadline && !is_closing()
     }
+}
+
+/// Whether a next connection may have what this one had: it broke, or its server is being replaced.
+fn may_go_on(end: &ClientError) -> bool {
+    let restart = Some(CloseCode::ServiceRestart.number());
+    matches!(end, ClientError::Lost { .. }) || matches!(end, ClientError::Closed { code, .. } if *code == restart)
 }
 
 /// Tells everybody that the reader has ended, also when it panics.

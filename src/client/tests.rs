@@ -542,6 +542,46 @@ fn a_server_that_closes_says_why() {
     );
 }
 
+#[test]
+fn a_query_outlives_a_server_that_is_being_replaced() {
+    let (mut here, there): (Vec<_>, Vec<_>) = [(); 2].map(|()| memory_pair(1 << 16)).into_iter().unzip();
+    let [first, second] = <[_; 2]>::try_from(there).unwrap().map(FakeServer::start);
+    here.reverse();
+    let dial = move || here.pop().ok_or_else(|| io::ErrorKind::ConnectionRefused.into());
+    let client = Client::builder().connect_with(URL, dial).unwrap();
+    let server = first.join().unwrap();
+    let mut stream = client.query("q").resumable(true).submit().unwrap();
+    let id = server.hear_query();
+    server.say(
+        &json!({"type": "query_started", "stream_id": STREAM, "request_id": id, "query": "q", "estimated_rows": null,
+        "columns": [{"name": "n", "label": "n", "type": "int64"}], "total_kind": "none", "format": "json",
+        "row_format": "array", "resume_token": "AAAA"}),
+    );
+    server.say_batch(id, 0);
+    assert_eq!(numbers(&stream.next().unwrap().unwrap()), [0]);
+    server.say(&json!({"type": "goaway", "reason": "shutdown", "drain_ms": 1_000, "resumable": true}));
+    client.ping_answered_by(&server);
+    assert_eq!(client.goaway().map(|goaway| goaway.drain_ms), Some(1_000));
+
+    server.has_closed.store(true, Ordering::Relaxed);
+    server.frames.lock().write_close(Some(1012), "restart").unwrap();
+    let next = second.join().unwrap();
+    let resume = next.hear();
+    assert_eq!(
+        (&resume["type"], &resume["resume_token"], &resume["last_batch"]),
+        (&json!("resume_query"), &json!("AAAA"), &json!(0))
+    );
+    assert_eq!(client.goaway(), None, "it was the server before that went away");
+    next.say(
+        &json!({"type": "query_resumed", "stream_id": STREAM, "request_id": id, "next_batch": 1, "resend_from": 1,
+        "resume_token": "BBBB", "state": "streaming"}),
+    );
+    next.say_batch(id, 1);
+    next.say_completed(id, 2);
+    assert_eq!(numbers(&stream.next().unwrap().unwrap()), [1]);
+    assert!(stream.next().is_none());
+}
+
 #[track_caller]
 fn check_violation(says: &str, act: impl FnOnce(&FakeServer, i64)) {
     let (client, server) = connected();

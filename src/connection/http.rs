@@ -14,7 +14,7 @@ use crate::transport::websocket::{Coding, Upgrade, UpgradeRefusal, accept_respon
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The subprotocol: this protocol, in this version.
-const SUBPROTOCOL_NAME: &str = "rowstream.v1";
+pub(crate) const SUBPROTOCOL_NAME: &str = "rowstream.v1";
 
 /// Most header lines.
 const HEADERS_MAX: usize = 64;
@@ -31,6 +31,63 @@ pub(crate) enum Answer {
     },
     /// Say this and close. The request may have a body that nobody has read.
     Respond(Vec<u8>),
+    /// Say what the server reports of itself, and close.
+    Report { report: Report, head_only: bool },
+}
+
+/// What a server reports of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// Whether it takes queries.
+    Ready,
+    /// What it counts.
+    Metrics,
+    /// What it is.
+    Version,
+}
+
+/// A report, to be sent as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reported {
+    pub(crate) status: &'static str,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: String,
+}
+
+/// Whoever knows how the server is. Called on the thread of the connection that asks; must not block.
+pub(crate) trait Reporter: Send + Sync {
+    fn report(&self, report: Report) -> Reported;
+}
+
+/// What there is at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Site {
+    /// Everything.
+    Whole,
+    /// All but the metrics, which are at another address.
+    Public,
+    /// What operators ask for, and no WebSocket.
+    Admin,
+}
+
+impl Site {
+    fn has(self, path: &str) -> bool {
+        match path {
+            "/healthz" | "/readyz" | "/version" => true,
+            "/metrics" => self != Self::Public,
+            "/" | "/ws" => self != Self::Admin,
+            _ => false,
+        }
+    }
+
+    fn not_found(self) -> Refusal {
+        let text = match self {
+            Self::Whole => "there is /, /ws, /healthz, /readyz, /metrics and /version",
+            Self::Public => "there is /, /ws, /healthz, /readyz and /version",
+            Self::Admin => "there is /healthz, /readyz, /metrics and /version",
+        };
+        Refusal::new("404 Not Found", text, "")
+    }
 }
 
 /// A request that is refused, and how.
@@ -57,7 +114,6 @@ const HOST: Refusal = Refusal::bad_request("a request of HTTP/1.1 has one Host h
 const KEY: Refusal = Refusal::bad_request("Sec-WebSocket-Key has 16 bytes in base64, once");
 const SUBPROTOCOL: Refusal =
     Refusal::bad_request("this server knows none of the subprotocols offered; offer rowstream.v1, or none");
-const NOT_FOUND: Refusal = Refusal::new("404 Not Found", "there is /, /healthz and /ws", "");
 const METHOD: Refusal = Refusal::new(
     "405 Method Not Allowed",
     "there is GET and HEAD",
@@ -76,12 +132,12 @@ const HEAD_TOO_LARGE: Refusal = Refusal::new(
     "",
 );
 
-/// Reads one request and decides on its answer; `coding` is what messages may be after an upgrade. `None` where the peer went away
-/// without asking anything.
+/// Reads one request and decides on its answer, out of what there is at `site`; `coding` is what messages may be after an upgrade.
+/// `None` where the peer went away without asking anything.
 ///
 /// Blocks until the head is complete, the peer goes away, or `deadline`, however slowly bytes drip in; woken before that by
 /// shutting the transport down. Leaves a read timeout set.
-pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant, coding: Coding) -> Option<Answer> {
+pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant, coding: Coding, site: Site) -> Option<Answer> {
     let mut bytes = Vec::with_capacity(512);
     let head_len = match read_head(read, deadline, &mut bytes) {
         Ok(Some(head_len)) => head_len,
@@ -89,7 +145,7 @@ pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant, coding:
         Err(refusal) => return Some(Answer::Respond(refuse(refusal, false))),
     };
     let leftover = bytes.split_off(head_len);
-    Some(answer(&bytes, leftover, coding))
+    Some(answer(&bytes, leftover, coding, site))
 }
 
 /// Reads until the head is complete; returns its length.
@@ -126,11 +182,11 @@ fn read_head(read: &mut dyn ReadHalf, deadline: Instant, bytes: &mut Vec<u8>) ->
 }
 
 /// The answer to a complete head. Pure.
-fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding) -> Answer {
+fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding, site: Site) -> Answer {
     let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut storage);
     let routed = match request.parse(head) {
-        Ok(httparse::Status::Complete(_)) => route(&request, coding),
+        Ok(httparse::Status::Complete(_)) => route(&request, coding, site),
         Err(httparse::Error::TooManyHeaders) => Err(HEAD_TOO_LARGE),
         Ok(httparse::Status::Partial) | Err(_) => Err(NOT_HTTP),
     };
@@ -145,18 +201,30 @@ fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding) -> Answer {
             Answer::Respond(respond("200 OK", "text/html", PAGE_HEADERS, &page(&host), head_only))
         }
         Ok(Routed::Health) => Answer::Respond(respond("200 OK", "text/plain", "", "ok\n", head_only)),
+        Ok(Routed::Report(report)) => Answer::Report { report, head_only },
         Err(refusal) => Answer::Respond(refuse(refusal, head_only)),
     }
+}
+
+/// The response with a report.
+pub(crate) fn respond_with(reported: &Reported, head_only: bool) -> Vec<u8> {
+    let Reported {
+        status,
+        content_type,
+        body,
+    } = reported;
+    respond(status, content_type, "", body, head_only)
 }
 
 /// What a request asks for, and may have.
 enum Routed {
     Page { host: String },
     Health,
+    Report(Report),
     Upgrade { upgrade: Upgrade, is_versioned: bool },
 }
 
-fn route(request: &httparse::Request<'_, '_>, coding: Coding) -> Result<Routed, Refusal> {
+fn route(request: &httparse::Request<'_, '_>, coding: Coding, site: Site) -> Result<Routed, Refusal> {
     let (Some(method), Some(target), Some(minor_version)) = (request.method, request.path, request.version) else {
         return Err(NOT_HTTP);
     };
@@ -167,8 +235,8 @@ fn route(request: &httparse::Request<'_, '_>, coding: Coding) -> Result<Routed, 
         return Err(HOST);
     }
     let path = path_of(target);
-    if !matches!(path, "/" | "/healthz" | "/ws") {
-        return Err(NOT_FOUND);
+    if !site.has(path) {
+        return Err(site.not_found());
     }
     if !matches!(method, "GET" | "HEAD") {
         return Err(METHOD);
@@ -186,6 +254,9 @@ fn route(request: &httparse::Request<'_, '_>, coding: Coding) -> Result<Routed, 
             ),
         }),
         "/healthz" => Ok(Routed::Health),
+        "/readyz" => Ok(Routed::Report(Report::Ready)),
+        "/metrics" => Ok(Routed::Report(Report::Metrics)),
+        "/version" => Ok(Routed::Report(Report::Version)),
         _ if method == "GET" && minor_version > 0 => upgrade(headers, coding),
         _ => Err(UPGRADE),
     }
@@ -318,7 +389,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         let (server, mut client) = memory_pair(64 * 1024);
         client.write_all(request).unwrap();
         let mut halves = Box::new(server).split().unwrap();
-        answer_request(halves.read.as_mut(), clock::now() + time, Coding::Plain)
+        answer_request(halves.read.as_mut(), clock::now() + time, Coding::Plain, Site::Whole)
     }
 
     #[track_caller]
@@ -326,6 +397,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         match ask(request.as_bytes(), LONG).unwrap() {
             Answer::Respond(response) => String::from_utf8(response).unwrap(),
             Answer::Upgrade { upgrade, .. } => String::from_utf8(upgrade.response).unwrap(),
+            Answer::Report { report, .. } => panic!("a report: {report:?}"),
         }
     }
 
@@ -368,6 +440,46 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         check("GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", "400");
         check("GET / HTTP/1.1\r\nHost: a\0b\r\n\r\n", "400");
         check("\u{16}\u{3}\u{1} client hello\r\n\r\n", "400");
+    }
+
+    #[test]
+    fn each_address_has_what_it_is_for() {
+        let head = |method: &str, path: &str| format!("{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes();
+        let asked = |path: &str, site| answer(&head("GET", path), Vec::new(), Coding::Plain, site);
+        let is_there = |path: &str, site| match asked(path, site) {
+            Answer::Respond(response) => !response.starts_with(b"HTTP/1.1 404 "),
+            Answer::Report { .. } | Answer::Upgrade { .. } => true,
+        };
+        let all = ["/", "/ws", "/healthz", "/readyz", "/metrics", "/version", "/no"];
+        for (site, expected) in [
+            (Site::Whole, [true, true, true, true, true, true, false]),
+            (Site::Public, [true, true, true, true, false, true, false]),
+            (Site::Admin, [false, false, true, true, true, true, false]),
+        ] {
+            assert_eq!(all.map(|path| is_there(path, site)), expected, "{site:?}");
+            let Answer::Respond(not_found) = asked("/no", site) else {
+                panic!("something is at /no")
+            };
+            let not_found = String::from_utf8(not_found).unwrap();
+            let (_, text) = not_found.split_once("\r\n\r\n").unwrap();
+            let told: Vec<_> = text
+                .split(&[' ', ',', '\n'][..])
+                .filter(|word| word.starts_with('/'))
+                .collect();
+            let there: Vec<_> = all.into_iter().filter(|path| is_there(path, site)).collect();
+            assert_eq!(told, there, "{site:?}");
+        }
+        assert_eq!(
+            answer(&head("HEAD", "/metrics?x"), Vec::new(), Coding::Plain, Site::Admin),
+            Answer::Report {
+                report: Report::Metrics,
+                head_only: true
+            }
+        );
+        assert!(matches!(
+            answer(UPGRADE_REQUEST.as_bytes(), Vec::new(), Coding::Plain, Site::Admin),
+            Answer::Respond(_)
+        ));
     }
 
     #[test]
@@ -469,7 +581,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
                 client
             });
             let mut halves = Box::new(server).split().unwrap();
-            let answer = answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain);
+            let answer = answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain, Site::Whole);
             assert!(matches!(answer, Some(Answer::Upgrade { .. })), "{answer:?}");
             drop(sender.unwrap().join().unwrap());
         }
@@ -517,7 +629,12 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
     #[test]
     fn dripping_bytes_buy_no_time() {
         let mut dripping = Dripping::default();
-        check_timeout(answer_request(&mut dripping, clock::now() + LONG, Coding::Plain));
+        check_timeout(answer_request(
+            &mut dripping,
+            clock::now() + LONG,
+            Coding::Plain,
+            Site::Whole,
+        ));
         assert_eq!(dripping.timeouts.len(), 1000);
         assert!(
             dripping
@@ -535,7 +652,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
             drop(client);
             let mut halves = Box::new(server).split().unwrap();
             assert_eq!(
-                answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain),
+                answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain, Site::Whole),
                 None
             );
         }
@@ -547,7 +664,12 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         let mut halves = Box::new(server).split().unwrap();
         let control = std::sync::Arc::clone(&halves.control);
         let asked = spawn_named("test", STACK_BYTES_CONNECTION, move || {
-            answer_request(halves.read.as_mut(), clock::now() + 60 * LONG, Coding::Plain)
+            answer_request(
+                halves.read.as_mut(),
+                clock::now() + 60 * LONG,
+                Coding::Plain,
+                Site::Whole,
+            )
         });
         control.shutdown(Shutdown::Both);
         assert_eq!(asked.unwrap().join().unwrap(), None);

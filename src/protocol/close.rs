@@ -15,6 +15,8 @@ pub enum CloseCode {
     InvalidPayload = 1007,
     /// A message was larger than the limit.
     MessageTooBig = 1009,
+    /// The server is being replaced: connecting anew is worth while.
+    ServiceRestart = 1012,
     /// The client keeps sending what is no message.
     BadMessages = 4400,
     /// The client asks faster than it takes answers.

@@ -54,6 +54,7 @@ impl Scheduler {
                 engine: Arc::new(engine),
             }],
             accepting: AtomicBool::new(true),
+            stopping: AtomicBool::new(false),
             threads: Mutex::new(Vec::new()),
         });
         let mut threads = vec![shuttle::thread::spawn(scheduler.timekeeper().ring())];

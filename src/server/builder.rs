@@ -4,14 +4,18 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::ServerHandle;
+use super::admin::Admin;
 use super::connections::Connections;
 use super::listener::Listener;
 use super::memory::MemoryBound;
-use crate::connection::{ConnectionContext, HeartbeatRules, MessageHandler, Purpose, SessionLimits, SoonList};
+use super::reports::Reports;
+use crate::clock;
+use crate::connection::{ConnectionContext, HeartbeatRules, MessageHandler, Purpose, SessionLimits, Site, SoonList};
 use crate::engine::Engine;
 use crate::scheduler::{NamedEngine, Scheduler};
 use crate::stream::StreamingConfig;
@@ -19,11 +23,17 @@ use crate::stream::StreamingConfig;
 /// Workers, at the least: on a machine of one or two cores, one long sort must not hold up everybody else.
 const WORKERS_MIN: usize = 4;
 
+/// Connections at once to the operators' address.
+const ADMIN_CONNECTIONS_MAX: usize = 16;
+
 /// Describes a server; [`start`](Self::start) makes it.
 #[must_use]
 pub struct ServerBuilder {
     engines: Vec<NamedEngine>,
     addresses: Vec<Result<Vec<SocketAddr>, String>>,
+    /// Bound by the application.
+    sockets: Vec<TcpListener>,
+    admin_address: Option<Result<Vec<SocketAddr>, String>>,
     n_workers: usize,
     streaming: StreamingConfig,
     connections_max: usize,
@@ -95,6 +105,8 @@ impl ServerBuilder {
         Self {
             engines: Vec::new(),
             addresses: Vec::new(),
+            sockets: Vec::new(),
+            admin_address: None,
             n_workers: cores.max(WORKERS_MIN),
             streaming: StreamingConfig::default(),
             connections_max: 1_024,
@@ -129,6 +141,23 @@ impl ServerBuilder {
         let resolved = address.to_socket_addrs().map(Iterator::collect);
         self.addresses
             .push(resolved.map_err(|error| format!("{address:?}: {error}")));
+        self
+    }
+
+    /// Accepts on a socket that is bound and listens already: handed over by a supervisor, or made with options of the application's own.
+    /// In place of [`listen`](Self::listen). It is made blocking.
+    pub fn listener(mut self, socket: TcpListener) -> Self {
+        self.sockets.push(socket);
+        self
+    }
+
+    /// Answers operators' questions at this address: `/metrics`, `/readyz`, `/healthz` and `/version`, and no WebSocket. `/metrics` is
+    /// not at the other address then: what a server is busy with is not for everybody who may query it. Defaults to none, and all at
+    /// the one address. At most 16 connections at once, beside those of [`connections_max`](Self::connections_max). May block for a
+    /// name look-up.
+    pub fn admin_listen(mut self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+        let resolved = address.to_socket_addrs().map(Iterator::collect);
+        self.admin_address = Some(resolved.map_err(|error| format!("{address:?}: {error}")));
         self
     }
 
@@ -204,6 +233,8 @@ impl ServerBuilder {
         let Self {
             engines,
             addresses,
+            sockets,
+            admin_address,
             n_workers,
             streaming,
             connections_max,
@@ -231,8 +262,9 @@ impl ServerBuilder {
         };
         let socket = match addresses.into_iter().next() {
             Some(address) => Some(listen(address)?),
-            None => None,
+            None => sockets.into_iter().next().map(adopt).transpose()?,
         };
+        let admin_socket = admin_address.map(listen).transpose()?;
         let cursor_bytes = engines
             .iter()
             .map(|named| named.engine.cursor_bytes())
@@ -244,6 +276,18 @@ impl ServerBuilder {
         }
         let scheduler = Scheduler::start(engines, streaming, n_workers).map_err(StartError::Thread)?;
         let scheduler = Arc::new(scheduler);
+        let site = match admin_socket {
+            Some(_) => Site::Public,
+            None => Site::Whole,
+        };
+        let reports = Arc::new(Reports {
+            scheduler: Arc::clone(&scheduler),
+            connections: OnceLock::new(),
+            memory,
+            n_workers,
+            started_at: clock::now(),
+            is_started: AtomicBool::new(false),
+        });
         let context = ConnectionContext {
             scheduler: Arc::clone(&scheduler),
             soon: Arc::new(SoonList::new(&scheduler)),
@@ -253,13 +297,34 @@ impl ServerBuilder {
             heartbeat,
             deflaters: permessage_deflate.then(Arc::default),
             handler,
+            site,
+            reporter: reports.of(site),
+            departure: Arc::default(),
+        };
+        let admin_context = ConnectionContext {
+            site: Site::Admin,
+            reporter: reports.of(Site::Admin),
+            ..context.clone()
         };
         let connections = Arc::new(Connections::new(context, connections_max));
-        let listener = match socket {
-            Some(socket) => Some(Listener::start(socket, Arc::clone(&connections)).map_err(StartError::Thread)?),
+        reports.has_connections(&connections);
+        // First the operators': they may see the server start.
+        let admin = match admin_socket {
+            Some(socket) => {
+                let connections = Arc::new(Connections::new(admin_context, ADMIN_CONNECTIONS_MAX));
+                Some(Admin::start(socket, connections).map_err(StartError::Thread)?)
+            }
             None => None,
         };
-        Ok(ServerHandle::new(listener, connections, scheduler, memory))
+        let listener = match socket {
+            Some(socket) => {
+                let started = Listener::start("listener", socket, Arc::clone(&connections));
+                Some(started.map_err(StartError::Thread)?)
+            }
+            None => None,
+        };
+        reports.is_started.store(true, Ordering::Release);
+        Ok(ServerHandle::new(listener, admin, connections, scheduler, memory))
     }
 
     fn check(&self) -> Result<(), StartError> {
@@ -285,7 +350,10 @@ impl ServerBuilder {
             ..
         } = &self.streaming;
         let check = |holds: bool, text: String| if holds { Ok(()) } else { Err(StartError::Setting(text)) };
-        check(self.addresses.len() <= 1, "a server listens on one address".to_owned())?;
+        check(
+            self.addresses.len() + self.sockets.len() <= 1,
+            "a server listens on one address".to_owned(),
+        )?;
         check(self.n_workers > 0, "workers: at least 1".to_owned())?;
         check(
             (1..=*batch_size_max).contains(batch_size),
@@ -307,6 +375,17 @@ impl ServerBuilder {
             "heartbeat: the interval is more than 0 and less than dead_after".to_owned(),
         )?;
         check(!stall_limit.is_zero(), "stall_limit: more than 0".to_owned())
+    }
+}
+
+/// Makes a socket of the application's own one to accept on.
+fn adopt(socket: TcpListener) -> Result<TcpListener, StartError> {
+    match socket.set_nonblocking(false) {
+        Ok(()) => Ok(socket),
+        Err(source) => Err(StartError::Listen {
+            address: "a socket handed over".to_owned(),
+            source,
+        }),
     }
 }
 

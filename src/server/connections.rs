@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock;
-use crate::connection::{Connection, ConnectionContext, ConnectionHandle};
+use crate::connection::{CloseCode, Connection, ConnectionContext, ConnectionHandle, Site};
 use crate::id::ConnectionId;
+use crate::metrics::{ConnectionEnd, Unserved};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 use crate::transport::Transport;
 
@@ -49,8 +50,26 @@ impl Connections {
         }
     }
 
+    /// Has every connection told, once, that the server goes away, and closed once its streams have ended; those that come later are
+    /// told when they come.
+    pub(super) fn go_away(&self, until: Instant) {
+        let until = self.context.departure.begin(until);
+        for handle in self.handles() {
+            handle.tell_departure(until);
+            handle.close_after_streams(CloseCode::ServiceRestart);
+        }
+    }
+
+    fn handles(&self) -> Vec<Arc<ConnectionHandle>> {
+        self.state.lock().live.values().cloned().collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.state.lock().live.len()
+    }
+
+    pub(super) fn max(&self) -> usize {
+        self.connections_max
     }
 
     /// Whether one more connection would be too many.
@@ -64,6 +83,25 @@ impl Connections {
     /// Where the server stops, has no room or no thread, or the transport fails.
     pub(super) fn serve(self: &Arc<Self>, transport: Box<dyn Transport>) -> io::Result<()> {
         self.join_ended();
+        let served = self.try_serve(transport);
+        if let Err(error) = &served {
+            self.count_unserved(if error.kind() == ErrorKind::ConnectionRefused {
+                Unserved::Full
+            } else {
+                Unserved::Resources
+            });
+        }
+        served
+    }
+
+    /// A connection was not served.
+    pub(super) fn count_unserved(&self, why: Unserved) {
+        if self.context.site != Site::Admin {
+            self.context.scheduler.metrics().connections_unserved.add(why, 1);
+        }
+    }
+
+    fn try_serve(self: &Arc<Self>, transport: Box<dyn Transport>) -> io::Result<()> {
         let id = ConnectionId::new(self.ids.fetch_add(1, Ordering::Relaxed) + 1);
         let peer = transport.peer();
         let connection = Connection::new(id, transport, &self.context)?;
@@ -77,6 +115,9 @@ impl Connections {
             }
             state.live.insert(id, connection.handle());
         }
+        if self.context.site != Site::Admin {
+            self.context.scheduler.metrics().connections_accepted.add(1);
+        }
         log::debug!("connection {id}: from {peer}");
         let connections = Arc::clone(self);
         let thread = spawn_named(&format!("reader-{id}"), STACK_BYTES_CONNECTION, move || {
@@ -89,6 +130,10 @@ impl Connections {
                 Ok(())
             }
             Err(error) => {
+                if self.context.site != Site::Admin {
+                    let metrics = self.context.scheduler.metrics();
+                    metrics.connections_ended.add(ConnectionEnd::Fault, 1);
+                }
                 self.on_ended(id);
                 Err(error)
             }
@@ -129,8 +174,12 @@ impl Connections {
             state.stopping = true;
             state.live.values().cloned().collect()
         };
+        let code = match self.context.departure.until() {
+            Some(_) => CloseCode::ServiceRestart,
+            None => CloseCode::GoingAway,
+        };
         for handle in &handles {
-            handle.close_gracefully();
+            handle.close_gracefully(code);
         }
         self.wait_until_none(clock::now() + STOP_GRACE);
         for handle in &handles {

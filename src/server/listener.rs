@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::connections::Connections;
+use crate::metrics::Unserved;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 
 /// How long the listener rests after a failed accept: at the limit of descriptors it would fail a million times a second.
@@ -34,17 +35,17 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Starts accepting.
+    /// Starts accepting, on a thread of this name.
     ///
     /// # Errors
     /// Where the system has no thread to give, or does not tell the socket's address.
-    pub(super) fn start(socket: TcpListener, connections: Arc<Connections>) -> io::Result<Self> {
+    pub(super) fn start(role: &str, socket: TcpListener, connections: Arc<Connections>) -> io::Result<Self> {
         let local_addr = socket.local_addr()?;
         let stopping = Arc::new(AtomicBool::new(false));
         let (wake, woken) = bounded(0);
         let thread = {
             let stopping = Arc::clone(&stopping);
-            spawn_named("listener", STACK_BYTES_CONNECTION, move || {
+            spawn_named(role, STACK_BYTES_CONNECTION, move || {
                 accept_until_stopped(&socket, &stopping, &woken, &connections);
             })?
         };
@@ -92,7 +93,10 @@ fn accept_until_stopped(
     while !stopping.load(Ordering::Acquire) {
         match socket.accept() {
             Ok(_) if stopping.load(Ordering::Acquire) => return,
-            Ok((stream, _)) if connections.is_full() => refuse(&stream),
+            Ok((stream, _)) if connections.is_full() => {
+                connections.count_unserved(Unserved::Full);
+                refuse(&stream);
+            }
             Ok((stream, peer)) => {
                 if let Err(error) = connections.serve(Box::new(stream)) {
                     log::warn!("{peer}: not served: {error}");

@@ -14,14 +14,18 @@ mod death;
 mod deflate;
 mod errors;
 mod examples;
+mod exposition;
 mod faults;
 mod flow;
 mod formats;
 mod http;
 #[cfg(feature = "cli")]
 mod interop;
+mod operations;
 #[cfg(feature = "cli")]
 mod plain_client;
+#[cfg(feature = "cli")]
+mod process;
 mod proxy;
 mod resume;
 #[path = "../../src/protocol/schema_check_test.rs"]
