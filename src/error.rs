@@ -145,7 +145,7 @@ pub enum CancelReason {
 }
 
 impl CancelReason {
-    const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Client,
         Self::Timeout,
         Self::Disconnect,

@@ -29,7 +29,7 @@
 //!
 //! # Threads
 //! All are named `rowstream-…`, owned and joined: a listener per address, a reader and a writer per connection, a fixed number of workers,
-//! one closer, one timekeeper.
+//! one closer, one timekeeper. The operators' address has a listener of its own, and a reader for each that asks.
 //!
 //! # The house
 //! | module | owns | may name |
@@ -37,16 +37,17 @@
 //! | `rows` | columns, values, and the encoder that cursors write into | – |
 //! | `id`, `error` | names of streams; the table of error codes | `error`: `id` |
 //! | `clock`, `thread`, `sync` | the only look at the time; the only start of a thread; the locks that tests can schedule | – |
+//! | `metrics` | what is counted: atomics that every part adds to, and nobody but the server reads | `error` |
 //! | [`protocol`] | messages, bytes in and bytes out | `rows error id` |
 //! | [`transport`] | sockets, memory pairs, TLS, WebSocket frames | `clock error thread` |
 //! | [`engine`] | the traits, the scripted engine, SQLite | `rows error clock sync` |
 //! | [`auth`] | who a client is and may be: tokens, rights, whose pages may connect, how often a wrong token may be shown | `id sync` |
 //! | `stream` | life cycle, window, delivery, progress arithmetic, the registry of streams | `rows error id sync` |
-//! | `scheduler` | run queue, fairness, workers, what may be held, timekeeper | `auth rows clock engine error id protocol stream sync thread` |
-//! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `auth rows clock error id protocol scheduler stream sync thread transport` |
+//! | `scheduler` | run queue, fairness, workers, what may be held, timekeeper | `auth rows clock engine error id metrics protocol stream sync thread` |
+//! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `auth rows clock error id metrics protocol scheduler stream sync thread transport` |
 //! | [`client`] | the synchronous client | `auth rows clock error id protocol thread transport` |
-//! | `server` | listener, connections, start and end of everything | `auth clock connection engine error id scheduler stream thread transport` |
-//! | `cli` | flags, output formats, exit codes | `auth rows client engine error server` |
+//! | `server` | listener, connections, reports to operators, start and end of everything | `auth clock connection engine error id metrics scheduler stream thread transport` |
+//! | `cli` | flags, output formats, signals, exit codes | `auth rows client engine error server thread` |
 //!
 //! A test reads the sources and holds them to this table.
 //!
@@ -81,6 +82,7 @@ mod deflate;
 pub mod engine;
 mod error;
 mod id;
+mod metrics;
 pub mod protocol;
 pub mod rows;
 mod scheduler;

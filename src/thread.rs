@@ -2,6 +2,7 @@
 //! where the system has no more to give.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{Builder, JoinHandle};
 
 use crossbeam_channel::bounded;
@@ -11,6 +12,30 @@ pub(crate) const STACK_BYTES_CONNECTION: usize = 256 * 1024;
 
 /// Stack of a worker: SQLite's parser and an engine of the application's own run on it.
 pub(crate) const STACK_BYTES_WORKER: usize = 2 * 1024 * 1024;
+
+/// Threads of this process that were started here and have not ended.
+static ALIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// A thread that counts as alive until this is dropped, after a panic too.
+struct Alive;
+
+impl Alive {
+    fn new() -> Self {
+        ALIVE.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        ALIVE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many threads this process has that were started here, of all its servers and clients.
+pub(crate) fn n_alive() -> usize {
+    ALIVE.load(Ordering::Relaxed)
+}
 
 /// Starts a thread called `rowstream-{role}` that is given `value`.
 ///
@@ -55,7 +80,10 @@ where
     Builder::new()
         .name(format!("rowstream-{role}"))
         .stack_size(stack_bytes)
-        .spawn(body)
+        .spawn(move || {
+            let _alive = Alive::new();
+            body()
+        })
 }
 
 /// A system that refuses the n-th thread, and no other: for the thread that a test runs on, and all that are started from there.

@@ -17,6 +17,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("id", &[]),
     ("error", &["id"]),
     ("auth", &["id", "sync"]),
+    ("metrics", &["error"]),
     ("protocol", &["rows", "error", "id"]),
     ("transport", &["clock", "deflate", "error", "thread"]),
     ("engine", &["rows", "error", "clock", "sync"]),
@@ -24,7 +25,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "scheduler",
         &[
-            "auth", "rows", "clock", "deflate", "engine", "error", "id", "protocol", "stream", "sync", "thread",
+            "auth", "rows", "clock", "deflate", "engine", "error", "id", "metrics", "protocol", "stream", "sync",
+            "thread",
         ],
     ),
     (
@@ -36,6 +38,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "deflate",
             "error",
             "id",
+            "metrics",
             "protocol",
             "scheduler",
             "stream",
@@ -67,13 +70,17 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "engine",
             "error",
             "id",
+            "metrics",
             "scheduler",
             "stream",
             "thread",
             "transport",
         ],
     ),
-    ("cli", &["auth", "rows", "client", "engine", "error", "server"]),
+    (
+        "cli",
+        &["auth", "rows", "client", "engine", "error", "server", "thread"],
+    ),
 ];
 
 /// A word of code, and the only files it may stand in (a prefix each).

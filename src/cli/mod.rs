@@ -7,7 +7,9 @@ mod format;
 mod query;
 mod reach;
 mod serve;
+mod signals;
 mod streams;
+mod supervisor;
 mod text;
 mod token;
 

@@ -1,17 +1,22 @@
 //! `rowstream serve`: databases in, a server out, until a signal.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::Args;
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::demo::{self, Scale};
+use super::signals::{SIGHUP, SIGINT, SIGTERM, exit_code, on_signals};
+use super::supervisor::{Supervisor, handed_over};
 use super::{Exit, complain};
 use crate::StreamingConfig;
 use crate::engine::sqlite::SqliteEngine;
 use crate::server::{Server, ServerBuilder, ServerHandle};
+use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 
 /// What `serve` is told.
 #[derive(Debug, Args)]
@@ -45,9 +50,18 @@ pub(super) struct Arguments {
     /// Deflate messages for clients that ask for it, as every browser does; for networks slower than 250 MB/s.
     #[arg(long)]
     permessage_deflate: bool,
+
+    /// An address for operators: /metrics, /readyz, /healthz and /version; /metrics is not at the other address then.
+    #[arg(long, env = "ROWSTREAM_ADMIN_LISTEN", value_name = "ADDRESS")]
+    admin_listen: Option<String>,
+
+    /// How long streams may run on after SIGTERM or SIGINT.
+    #[arg(long, env = "ROWSTREAM_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 30)]
+    drain_seconds: u64,
 }
 
-/// Blocks until SIGINT or SIGTERM, and then until the server is down.
+/// Blocks until SIGINT or SIGTERM, and then until the server is down. A socket that a service manager hands over goes before
+/// `--listen`.
 pub(super) fn run(arguments: Arguments) -> Exit {
     let Arguments {
         db,
@@ -56,11 +70,20 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         workers,
         batch_size,
         permessage_deflate,
+        admin_listen,
+        drain_seconds,
     } = arguments;
+    let supervisor = Supervisor::from_env();
     let mut names = Vec::new();
-    let mut builder = Server::builder()
-        .listen(listen.as_str())
-        .permessage_deflate(permessage_deflate);
+    let mut builder = Server::builder().permessage_deflate(permessage_deflate);
+    builder = match handed_over() {
+        Ok(Some(socket)) => builder.listener(socket),
+        Ok(None) => builder.listen(listen.as_str()),
+        Err(error) => return fail(&error),
+    };
+    if let Some(address) = admin_listen {
+        builder = builder.admin_listen(address.as_str());
+    }
     for argument in &db {
         let (name, path) = name_and_path(argument);
         builder = match add_sqlite(builder, &name, Path::new(path)) {
@@ -91,14 +114,17 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         Ok(server) => server,
         Err(error) => return fail(&error),
     };
-    if let Err(error) = shut_down_on_signal(&server) {
-        return fail(&error);
-    }
+    let asked = match hear_signals(Vec::new()) {
+        Ok(asked) => asked,
+        Err(error) => return fail(&error),
+    };
     if announce(&server, &names, demo.is_some()).is_err() {
         log::warn!("standard output is closed; the address was not told");
     }
-    server.join();
-    Exit::Ok
+    match serve_until_asked(server, &supervisor, &asked, Duration::from_secs(drain_seconds)) {
+        Ok(()) => Exit::Ok,
+        Err(error) => fail(&error),
+    }
 }
 
 fn add_sqlite(builder: ServerBuilder, name: &str, path: &Path) -> Result<ServerBuilder, String> {
@@ -117,22 +143,88 @@ fn name_and_path(argument: &str) -> (String, &str) {
     }
 }
 
-/// The first signal asks the server to end, the second ends the process.
-fn shut_down_on_signal(server: &ServerHandle) -> Result<(), ctrlc::Error> {
-    let server = server.clone();
-    let asked = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::AcqRel) {
-            process::exit(130);
+/// Something that is read again on SIGHUP, and its name.
+type Reload = (&'static str, Box<dyn FnMut() -> Result<(), String> + Send>);
+
+/// The first SIGINT or SIGTERM asks for the server's end, the second ends the process; SIGHUP has files read again.
+fn hear_signals(mut reloads: Vec<Reload>) -> io::Result<Receiver<()>> {
+    let (ask, asked) = bounded(1);
+    let mut ask = Some(ask);
+    on_signals(&[SIGINT, SIGTERM, SIGHUP], move |signal| {
+        if signal == SIGHUP {
+            reload(&mut reloads);
+        } else if let Some(ask) = ask.take() {
+            // Room for one, and this is the only one.
+            let _heard = ask.try_send(());
+        } else {
+            process::exit(exit_code(signal));
         }
-        let server = server.clone();
-        // On a thread of its own, so that a second signal is heard.
-        let stopping = crate::server::shut_down_in_background(server);
-        if let Err(error) = stopping {
-            complain(&error);
-            process::exit(1);
+    })?;
+    Ok(asked)
+}
+
+/// Reads everything again that can be. What fails stays as it was.
+fn reload(reloads: &mut [Reload]) {
+    if reloads.is_empty() {
+        log::warn!("SIGHUP: there is nothing to read again");
+    }
+    for (name, reload) in reloads {
+        match reload() {
+            Ok(()) => log::info!("{name}: read again"),
+            Err(error) => log::error!("{name}: not read again, and as it was: {error}"),
         }
-    })
+    }
+}
+
+/// Blocks until the end is asked for, and then until the server is down: by the drain's deadline and a few seconds.
+fn serve_until_asked(
+    server: ServerHandle,
+    supervisor: &Supervisor,
+    asked: &Receiver<()>,
+    drain: Duration,
+) -> io::Result<()> {
+    supervisor.ready(&status(&server));
+    while let Err(RecvTimeoutError::Timeout) = wait(asked, supervisor) {
+        supervisor.alive(&status(&server));
+    }
+    log::info!(
+        "draining for at most {} s; another signal ends the process",
+        drain.as_secs()
+    );
+    supervisor.stopping("draining");
+    let (done, ended) = bounded::<Infallible>(0);
+    let draining = server.clone();
+    let thread = spawn_named("drain", STACK_BYTES_CONNECTION, move || {
+        let _done = done;
+        let report = draining.drain(drain);
+        log::info!(
+            "{} streams have ended, {} were cancelled",
+            report.ended,
+            report.cancelled
+        );
+        draining.shutdown();
+    })?;
+    while let Err(RecvTimeoutError::Timeout) = wait(&ended, supervisor) {
+        supervisor.alive(&format!("draining: {}", status(&server)));
+    }
+    if thread.join().is_err() {
+        log::error!("draining panicked");
+    }
+    Ok(())
+}
+
+/// What comes, or that it is time to tell the supervisor something. Blocks for either.
+fn wait<T>(events: &Receiver<T>, supervisor: &Supervisor) -> Result<T, RecvTimeoutError> {
+    match supervisor.interval() {
+        Some(interval) => events.recv_timeout(interval),
+        None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+    }
+}
+
+/// How the server is. Looking takes the locks that matter: a server that hangs on them tells nothing, and is found out.
+fn status(server: &ServerHandle) -> String {
+    let n_streams = server.streams().statistics().active;
+    format!("{} connections, {n_streams} streams", server.connections())
 }
 
 fn announce(server: &ServerHandle, names: &[String], is_demo: bool) -> io::Result<()> {
@@ -143,6 +235,9 @@ fn announce(server: &ServerHandle, names: &[String], is_demo: bool) -> io::Resul
     {
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "listening on {url}")?;
+        if let Some(address) = server.admin_addr() {
+            writeln!(stdout, "operators: http://{address}/metrics")?;
+        }
         stdout.flush()?;
     }
     let table = if is_demo { "lineitem" } else { "sqlite_schema" };

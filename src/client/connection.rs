@@ -188,8 +188,7 @@ impl Reader {
             if n_messages > 0 {
                 backoff.reset();
             }
-            let is_lost = matches!(end, ClientError::Lost { .. });
-            let next = if is_lost && self.link.has_survivors() {
+            let next = if may_go_on(&end) && self.link.has_survivors() {
                 self.reconnect(end, &mut backoff)
             } else {
                 Err(end)
@@ -325,7 +324,7 @@ impl Reader {
     /// Why the one before is over, where there is no way to the next, the time is up, or the client closes; and where the server does not
     /// let this client in any more.
     fn reconnect(&mut self, lost: ClientError, backoff: &mut Backoff) -> Result<Open, ClientError> {
-        if self.config.reconnect_for.is_zero() || self.dial.is_none() || self.link.is_closing() {
+        if self.config.reconnect_for.is_zero() || self.dial.is_none() || self.link.is_abandoned() {
             return Err(lost);
         }
         log::debug!("{lost}; connecting anew");
@@ -375,6 +374,12 @@ fn refused(status: u16, message: String) -> ClientError {
             message,
         },
     }
+}
+
+/// Whether a next connection may have what this one had: it broke, or its server is being replaced.
+fn may_go_on(end: &ClientError) -> bool {
+    let restart = Some(CloseCode::ServiceRestart.number());
+    matches!(end, ClientError::Lost { .. }) || matches!(end, ClientError::Closed { code, .. } if *code == restart)
 }
 
 /// Tells everybody that the reader has ended, also when it panics.

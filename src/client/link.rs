@@ -17,8 +17,9 @@ use super::ClientError;
 use crate::error::ErrorCode;
 use crate::id::{RequestId, ResumeToken, StreamId};
 use crate::protocol::{
-    Ack, CancelQuery, ClientMessage, CloseCode, PongMessage, ProgressMessage, ResumeQuery, ServerMessage, StreamQuery,
-    StreamRef, WelcomeMessage, checksum, decode_binary_message, decode_server_message, encode_client_message,
+    Ack, CancelQuery, ClientMessage, CloseCode, GoawayMessage, PongMessage, ProgressMessage, ResumeQuery,
+    ServerMessage, StreamQuery, StreamRef, WelcomeMessage, checksum, decode_binary_message, decode_server_message,
+    encode_client_message,
 };
 use crate::transport::TransportControl;
 use crate::transport::websocket::{ControlLane, FrameWriter, Incoming};
@@ -63,6 +64,8 @@ struct Table {
     awaits_welcome: bool,
     /// What the server has said it is, on this connection or, until it has, the one before.
     welcome: Option<WelcomeMessage>,
+    /// What the server of the present connection has said, if it goes away.
+    goaway: Option<GoawayMessage>,
     /// What the peer's close frame said, or what we told it.
     close: Option<(Option<u16>, String)>,
     /// Why the connection is over.
@@ -294,6 +297,11 @@ impl Link {
         Ok(self.table.lock().welcome.clone())
     }
 
+    /// What the server has said, if it goes away.
+    pub(super) fn goaway(&self) -> Option<GoawayMessage> {
+        self.table.lock().goaway.clone()
+    }
+
     /// Why the connection is over; to be asked once it is.
     pub(super) fn end(&self) -> ClientError {
         self.table.lock().end.clone().unwrap_or(ClientError::Closed {
@@ -369,6 +377,11 @@ impl Link {
                 self.answer(message);
                 return Ok(());
             }
+            ServerMessage::Goaway(goaway) => {
+                log::debug!("the server goes away in {} ms: {}", goaway.drain_ms, goaway.reason);
+                self.table.lock().goaway = Some(goaway.clone());
+                return Ok(());
+            }
             // This client neither pauses nor unpauses.
             ServerMessage::QueryPaused(_) | ServerMessage::QueryUnpaused(_) => return Ok(()),
             ServerMessage::QueryQueued(queued) => (&queued.request_id, false),
@@ -431,12 +444,18 @@ impl Link {
 
     /// The connection is lost and the next will be made: what cannot survive that is told.
     pub(super) fn disconnected(&self, error: &ClientError) {
-        self.outgoing.lock().frames = None;
+        {
+            let mut outgoing = self.outgoing.lock();
+            outgoing.frames = None;
+            // The answer to the server's close ends that connection only.
+            outgoing.close_sent &= self.is_abandoned();
+        }
         let (lost, waiting, pings) = {
             let mut table = self.table.lock();
             let lost: Vec<_> = table.live.extract_if(|_, live| !live.survives()).collect();
             let waiting: Vec<_> = table.live.values().map(|live| live.messages.clone()).collect();
             table.answers = None;
+            table.goaway = None;
             (lost, waiting, std::mem::take(&mut table.pings))
         };
         for (_, live) in &lost {
@@ -472,6 +491,12 @@ impl Link {
         *self.control.lock() = control;
     }
 
+    /// Whether the client has said goodbye.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.open.lock().is_none()
+    }
+
+    /// Whether a close frame has been sent, of our own or in answer to the server's.
     pub(super) fn is_closing(&self) -> bool {
         self.outgoing.lock().close_sent
     }
@@ -568,6 +593,7 @@ impl Live {
             | ServerMessage::QueryDescription(_)
             | ServerMessage::Welcome(_)
             | ServerMessage::Error(_)
+            | ServerMessage::Goaway(_)
             | ServerMessage::Pong(_) => {}
         }
         Ok(Some(Heard::Message(message)))

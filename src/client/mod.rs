@@ -44,9 +44,9 @@ use crate::protocol::{
     CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ServerMessage, StreamRef,
 };
 pub use crate::protocol::{
-    CancelledMessage, CompletedMessage, Compression, DataFormat, DescriptionMessage, ErrorMessage, LimitsMessage,
-    ListMessage, ParameterMessage, ProgressDetail, ProgressMessage, QueuedMessage, RateMessage, StartedMessage,
-    StatusMessage, StreamState, WelcomeMessage,
+    CancelledMessage, CompletedMessage, Compression, DataFormat, DescriptionMessage, ErrorMessage, GoawayMessage,
+    LimitsMessage, ListMessage, ParameterMessage, ProgressDetail, ProgressMessage, QueuedMessage, RateMessage,
+    StartedMessage, StatusMessage, StreamState, WelcomeMessage,
 };
 use crate::transport::Transport;
 #[cfg(feature = "tls")]
@@ -202,6 +202,13 @@ impl Client {
             Some(ServerMessage::Error(error)) => Err(ClientError::Query(Box::new(error))),
             _ => Err(ClientError::Protocol("no welcome came".to_owned())),
         }
+    }
+
+    /// What the server has said, if it is going away: queries that run go on for that long, new ones are refused. For those, connect
+    /// anew, to another server where there are several. Never blocks.
+    #[must_use]
+    pub fn goaway(&self) -> Option<GoawayMessage> {
+        self.connection.link().goaway()
     }
 
     /// The streams that this client may see, of all connections: the youngest, and how many there are.

@@ -349,7 +349,8 @@ impl QueryStream {
                 self.ack_end();
                 Err(ClientError::Query(Box::new(error)))
             }
-            ServerMessage::Pong(_)
+            ServerMessage::Goaway(_)
+            | ServerMessage::Pong(_)
             | ServerMessage::QueryPaused(_)
             | ServerMessage::QueryUnpaused(_)
             | ServerMessage::QueryStatus(_)

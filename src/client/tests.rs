@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
+mod welcome;
+
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -229,72 +231,6 @@ fn started(client: &Client, server: &FakeServer) -> (QueryStream, i64) {
 
 fn numbers(batch: &Batch) -> Vec<i64> {
     batch.rows().map(|row| row.get(0).unwrap()).collect()
-}
-
-fn welcome(server_id: &str) -> Json {
-    let limits = json!({"message_bytes": 1, "query_bytes": 2, "batch_size": 3, "batch_bytes": 4, "row_bytes": 5, "streams": 6,
-        "window_batches": 7, "window_bytes": 8, "retention_bytes": 9, "retention_seconds": 10, "query_ms": 11, "stall_ms": 12, "fragments": 13});
-    json!({"type": "welcome", "server": "fake", "version": "9", "server_id": server_id, "capabilities": ["ack"],
-        "limits": limits, "engines": ["e"], "heartbeat_ms": 13})
-}
-
-#[test]
-fn the_first_welcome_is_kept_and_others_are_answers() {
-    let (here, there) = memory_pair(1 << 16);
-    let server = FakeServer::start_speaking(there, Some("rowstream.v1"));
-    let client = Client::over(here, URL).unwrap();
-    let server = server.join().unwrap();
-    thread::scope(|scope| {
-        // Asked for before it has come.
-        let asked = scope.spawn(|| client.welcome());
-        let ping = server.hear();
-        server.say(&welcome("first"));
-        server.say(&json!({"type": "pong", "timestamp": ping["timestamp"]}));
-        let welcome = asked.join().unwrap().unwrap().unwrap();
-        assert_eq!((&*welcome.server_id, welcome.limits.streams), ("first", 6));
-        assert_eq!(welcome.capabilities, ["ack"]);
-        let asked = scope.spawn(|| client.hello());
-        assert_eq!(server.hear()["type"], "hello");
-        server.say(&self::welcome("second"));
-        let ping = server.hear();
-        server.say(&json!({"type": "pong", "timestamp": ping["timestamp"]}));
-        assert_eq!(asked.join().unwrap().unwrap().server_id, "second");
-    });
-    assert_eq!(client.welcome().unwrap().unwrap().server_id, "first");
-}
-
-#[test]
-fn a_server_that_passes_over_the_subprotocol_welcomes_nobody() {
-    let (client, server) = connected();
-    assert!(client.welcome().unwrap().is_none());
-    started(&client, &server);
-}
-
-#[test]
-fn a_server_that_agrees_and_says_no_welcome_is_borne_with() {
-    let (here, there) = memory_pair(1 << 16);
-    let server = FakeServer::start_speaking(there, Some("rowstream.v1"));
-    let client = Client::over(here, URL).unwrap();
-    let server = server.join().unwrap();
-    started(&client, &server);
-    assert!(client.welcome().unwrap().is_none());
-}
-
-#[test]
-fn a_server_of_another_version_is_refused_by_its_name() {
-    let (here, there) = memory_pair(1 << 16);
-    let server = FakeServer::start_speaking(there, Some("rowstream.v2"));
-    let error = Client::over(here, URL).unwrap_err();
-    assert!(
-        matches!(&error, ClientError::Version { spoken } if spoken == "rowstream.v2"),
-        "{error:?}"
-    );
-    assert_eq!(
-        error.to_string(),
-        "the server speaks \"rowstream.v2\", this client rowstream.v1"
-    );
-    assert!(error.ends_connection());
-    drop(server.join());
 }
 
 #[test]
@@ -624,6 +560,46 @@ fn a_server_that_closes_says_why() {
         matches!(error, ClientError::Closed { code: Some(1001), .. }),
         "{error:?}"
     );
+}
+
+#[test]
+fn a_query_outlives_a_server_that_is_being_replaced() {
+    let (mut here, there): (Vec<_>, Vec<_>) = [(); 2].map(|()| memory_pair(1 << 16)).into_iter().unzip();
+    let [first, second] = <[_; 2]>::try_from(there).unwrap().map(FakeServer::start);
+    here.reverse();
+    let dial = move || here.pop().ok_or_else(|| io::ErrorKind::ConnectionRefused.into());
+    let client = Client::builder().connect_with(URL, dial).unwrap();
+    let server = first.join().unwrap();
+    let mut stream = client.query("q").resumable(true).submit().unwrap();
+    let id = server.hear_query();
+    server.say(
+        &json!({"type": "query_started", "stream_id": STREAM, "request_id": id, "query": "q", "estimated_rows": null,
+        "columns": [{"name": "n", "label": "n", "type": "int64"}], "total_kind": "none", "format": "json",
+        "row_format": "array", "resume_token": "AAAA"}),
+    );
+    server.say_batch(id, 0);
+    assert_eq!(numbers(&stream.next().unwrap().unwrap()), [0]);
+    server.say(&json!({"type": "goaway", "reason": "shutdown", "drain_ms": 1_000, "resumable": true}));
+    client.ping_answered_by(&server);
+    assert_eq!(client.goaway().map(|goaway| goaway.drain_ms), Some(1_000));
+
+    server.has_closed.store(true, Ordering::Relaxed);
+    server.frames.lock().write_close(Some(1012), "restart").unwrap();
+    let next = second.join().unwrap();
+    let resume = next.hear();
+    assert_eq!(
+        (&resume["type"], &resume["resume_token"], &resume["last_batch"]),
+        (&json!("resume_query"), &json!("AAAA"), &json!(0))
+    );
+    assert_eq!(client.goaway(), None, "it was the server before that went away");
+    next.say(
+        &json!({"type": "query_resumed", "stream_id": STREAM, "request_id": id, "next_batch": 1, "resend_from": 1,
+        "resume_token": "BBBB", "state": "streaming"}),
+    );
+    next.say_batch(id, 1);
+    next.say_completed(id, 2);
+    assert_eq!(numbers(&stream.next().unwrap().unwrap()), [1]);
+    assert!(stream.next().is_none());
 }
 
 #[track_caller]

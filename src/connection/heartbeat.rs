@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::ConnectionHandle;
 use super::session::Session;
 use crate::clock;
+use crate::metrics::{Blocked, Metrics};
 use crate::protocol::CloseCode;
 use crate::scheduler::Alarm;
 use crate::sync::Mutex;
@@ -130,13 +131,15 @@ impl Pulse {
 pub(super) struct PulsingRead {
     pub(super) read: Box<dyn ReadHalf>,
     pub(super) pulse: Arc<Pulse>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Read for PulsingRead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.read.read(buffer);
-        if read.is_ok() {
+        if let Ok(n_bytes) = read {
             self.pulse.stamp(&self.pulse.read_ms);
+            self.metrics.received_bytes.add(n_bytes as u64);
         }
         read
     }
@@ -152,19 +155,25 @@ impl ReadHalf for PulsingRead {
 pub(super) struct PulsingWrite {
     pub(super) write: Box<dyn WriteHalf>,
     pub(super) pulse: Arc<Pulse>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl PulsingWrite {
-    fn pulsing<T>(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> io::Result<T> {
+    fn pulsing(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<usize>) -> io::Result<usize> {
         // A write that begins now is not one that has been stuck since the one before.
         let began_at = clock::now();
         self.pulse.stamp(&self.pulse.write_began_ms);
         self.pulse.is_writing.store(true, Ordering::Relaxed);
         let written = write(self.write.as_mut());
         self.pulse.is_writing.store(false, Ordering::Relaxed);
-        // What the system takes at once says nothing of the peer.
-        if written.is_ok() && clock::now().saturating_duration_since(began_at) >= HELD_UP {
-            self.pulse.stamp(&self.pulse.wrote_ms);
+        let time = clock::now().saturating_duration_since(began_at);
+        self.metrics.blocked.add_time(Blocked::Socket, time);
+        if let Ok(n_bytes) = written {
+            self.metrics.sent_bytes.add(n_bytes as u64);
+            // What the system takes at once says nothing of the peer.
+            if time >= HELD_UP {
+                self.pulse.stamp(&self.pulse.wrote_ms);
+            }
         }
         written
     }

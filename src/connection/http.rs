@@ -35,6 +35,63 @@ pub(crate) enum Answer {
     },
     /// Say this and close. The request may have a body that nobody has read.
     Respond(Vec<u8>),
+    /// Say what the server reports of itself, and close.
+    Report { report: Report, head_only: bool },
+}
+
+/// What a server reports of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// Whether it takes queries.
+    Ready,
+    /// What it counts.
+    Metrics,
+    /// What it is.
+    Version,
+}
+
+/// A report, to be sent as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reported {
+    pub(crate) status: &'static str,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: String,
+}
+
+/// Whoever knows how the server is. Called on the thread of the connection that asks; must not block.
+pub(crate) trait Reporter: Send + Sync {
+    fn report(&self, report: Report) -> Reported;
+}
+
+/// What there is at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Site {
+    /// Everything.
+    Whole,
+    /// All but the metrics, which are at another address.
+    Public,
+    /// What operators ask for, and no WebSocket.
+    Admin,
+}
+
+impl Site {
+    fn has(self, path: &str) -> bool {
+        match path {
+            "/healthz" | "/readyz" | "/version" => true,
+            "/metrics" => self != Self::Public,
+            "/" | "/ws" => self != Self::Admin,
+            _ => false,
+        }
+    }
+
+    fn not_found(self) -> Refusal {
+        let text = match self {
+            Self::Whole => "there is /, /ws, /healthz, /readyz, /metrics and /version",
+            Self::Public => "there is /, /ws, /healthz, /readyz and /version",
+            Self::Admin => "there is /healthz, /readyz, /metrics and /version",
+        };
+        Refusal::new("404 Not Found", text, "")
+    }
 }
 
 /// A request that is refused, and how.
@@ -72,7 +129,6 @@ const FOREIGN_HOST: Refusal = Refusal::new(
     "this server is not called by that name; its allowed_hosts says how it is",
     "",
 );
-const NOT_FOUND: Refusal = Refusal::new("404 Not Found", "there is /, /healthz and /ws", "");
 const METHOD: Refusal = Refusal::new(
     "405 Method Not Allowed",
     "there is GET and HEAD",
@@ -91,17 +147,22 @@ const HEAD_TOO_LARGE: Refusal = Refusal::new(
     "",
 );
 
-/// Reads one request and decides on its answer; `coding` is what messages may be after an upgrade, `sites` whose pages may ask for
-/// one. `None` where the peer went away without asking anything.
+/// What requests are held to, and what there is for them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Door<'a> {
+    /// The part of the server that they come to.
+    pub(crate) site: Site,
+    /// Whose pages may ask for an upgrade, and what the server is called.
+    pub(crate) sites: &'a SiteRules,
+    /// What messages may be after an upgrade.
+    pub(crate) coding: Coding,
+}
+
+/// Reads one request and decides on its answer. `None` where the peer went away without asking anything.
 ///
 /// Blocks until the head is complete, the peer goes away, or `deadline`, however slowly bytes drip in; woken before that by
 /// shutting the transport down. Leaves a read timeout set.
-pub(crate) fn answer_request(
-    read: &mut dyn ReadHalf,
-    deadline: Instant,
-    coding: Coding,
-    sites: &SiteRules,
-) -> Option<Answer> {
+pub(crate) fn answer_request(read: &mut dyn ReadHalf, deadline: Instant, door: Door<'_>) -> Option<Answer> {
     let mut bytes = Vec::with_capacity(512);
     let head_len = match read_head(read, deadline, &mut bytes) {
         Ok(Some(head_len)) => head_len,
@@ -109,7 +170,7 @@ pub(crate) fn answer_request(
         Err(refusal) => return Some(Answer::Respond(refuse(refusal, false))),
     };
     let leftover = bytes.split_off(head_len);
-    Some(answer(&bytes, leftover, coding, read.scheme(), sites))
+    Some(answer(&bytes, leftover, door, read.scheme()))
 }
 
 /// Reads until the head is complete; returns its length.
@@ -150,11 +211,11 @@ fn read_head(read: &mut dyn ReadHalf, deadline: Instant, bytes: &mut Vec<u8>) ->
 }
 
 /// The answer to a complete head. Pure.
-fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding, scheme: &str, sites: &SiteRules) -> Answer {
+fn answer(head: &[u8], leftover: Vec<u8>, door: Door<'_>, scheme: &str) -> Answer {
     let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut storage);
     let routed = match request.parse(head) {
-        Ok(httparse::Status::Complete(_)) => route(&request, coding, sites),
+        Ok(httparse::Status::Complete(_)) => route(&request, door),
         Err(httparse::Error::TooManyHeaders) => Err(HEAD_TOO_LARGE),
         Ok(httparse::Status::Partial) | Err(_) => Err(NOT_HTTP),
     };
@@ -178,8 +239,19 @@ fn answer(head: &[u8], leftover: Vec<u8>, coding: Coding, scheme: &str, sites: &
             head_only,
         )),
         Ok(Routed::Health) => Answer::Respond(respond("200 OK", "text/plain", "", "ok\n", head_only)),
+        Ok(Routed::Report(report)) => Answer::Report { report, head_only },
         Err(refusal) => Answer::Respond(refuse(refusal, head_only)),
     }
+}
+
+/// The response with a report.
+pub(crate) fn respond_with(reported: &Reported, head_only: bool) -> Vec<u8> {
+    let Reported {
+        status,
+        content_type,
+        body,
+    } = reported;
+    respond(status, content_type, "", body, head_only)
 }
 
 /// What a request asks for, and may have.
@@ -188,6 +260,7 @@ enum Routed {
         host: String,
     },
     Health,
+    Report(Report),
     Upgrade {
         upgrade: Upgrade,
         is_versioned: bool,
@@ -204,7 +277,7 @@ impl From<SiteRefusal> for Refusal {
     }
 }
 
-fn route(request: &httparse::Request<'_, '_>, coding: Coding, sites: &SiteRules) -> Result<Routed, Refusal> {
+fn route(request: &httparse::Request<'_, '_>, Door { site, sites, coding }: Door<'_>) -> Result<Routed, Refusal> {
     let (Some(method), Some(target), Some(minor_version)) = (request.method, request.path, request.version) else {
         return Err(NOT_HTTP);
     };
@@ -216,8 +289,8 @@ fn route(request: &httparse::Request<'_, '_>, coding: Coding, sites: &SiteRules)
     }
     sites.check_host(host)?;
     let path = path_of(target);
-    if !matches!(path, "/" | "/healthz" | "/ws") {
-        return Err(NOT_FOUND);
+    if !site.has(path) {
+        return Err(site.not_found());
     }
     if !matches!(method, "GET" | "HEAD") {
         return Err(METHOD);
@@ -235,6 +308,9 @@ fn route(request: &httparse::Request<'_, '_>, coding: Coding, sites: &SiteRules)
             ),
         }),
         "/healthz" => Ok(Routed::Health),
+        "/readyz" => Ok(Routed::Report(Report::Ready)),
+        "/metrics" => Ok(Routed::Report(Report::Metrics)),
+        "/version" => Ok(Routed::Report(Report::Version)),
         _ if method == "GET" && minor_version > 0 => {
             sites.check_origin(values_of(headers, "origin"), host)?;
             upgrade(headers, coding)
@@ -383,7 +459,15 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         let (server, mut client) = memory_pair(64 * 1024);
         client.write_all(request).unwrap();
         let mut halves = Box::new(server).split().unwrap();
-        answer_request(halves.read.as_mut(), clock::now() + time, Coding::Plain, &any_site())
+        answer_request(halves.read.as_mut(), clock::now() + time, door(&any_site()))
+    }
+
+    fn door(sites: &SiteRules) -> Door<'_> {
+        Door {
+            site: Site::Whole,
+            sites,
+            coding: Coding::Plain,
+        }
     }
 
     fn any_site() -> SiteRules {
@@ -395,6 +479,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         match ask(request.as_bytes(), LONG).unwrap() {
             Answer::Respond(response) => String::from_utf8(response).unwrap(),
             Answer::Upgrade { upgrade, .. } => String::from_utf8(upgrade.response).unwrap(),
+            Answer::Report { report, .. } => panic!("a report: {report:?}"),
         }
     }
 
@@ -437,6 +522,48 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         check("GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", "400");
         check("GET / HTTP/1.1\r\nHost: a\0b\r\n\r\n", "400");
         check("\u{16}\u{3}\u{1} client hello\r\n\r\n", "400");
+    }
+
+    #[test]
+    fn each_address_has_what_it_is_for() {
+        let head = |method: &str, path: &str| format!("{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes();
+        let sites = any_site();
+        let at = |site| Door { site, ..door(&sites) };
+        let asked = |path: &str, site| answer(&head("GET", path), Vec::new(), at(site), "ws");
+        let is_there = |path: &str, site| match asked(path, site) {
+            Answer::Respond(response) => !response.starts_with(b"HTTP/1.1 404 "),
+            Answer::Report { .. } | Answer::Upgrade { .. } => true,
+        };
+        let all = ["/", "/ws", "/healthz", "/readyz", "/metrics", "/version", "/no"];
+        for (site, expected) in [
+            (Site::Whole, [true, true, true, true, true, true, false]),
+            (Site::Public, [true, true, true, true, false, true, false]),
+            (Site::Admin, [false, false, true, true, true, true, false]),
+        ] {
+            assert_eq!(all.map(|path| is_there(path, site)), expected, "{site:?}");
+            let Answer::Respond(not_found) = asked("/no", site) else {
+                panic!("something is at /no")
+            };
+            let not_found = String::from_utf8(not_found).unwrap();
+            let (_, text) = not_found.split_once("\r\n\r\n").unwrap();
+            let told: Vec<_> = text
+                .split(&[' ', ',', '\n'][..])
+                .filter(|word| word.starts_with('/'))
+                .collect();
+            let there: Vec<_> = all.into_iter().filter(|path| is_there(path, site)).collect();
+            assert_eq!(told, there, "{site:?}");
+        }
+        assert_eq!(
+            answer(&head("HEAD", "/metrics?x"), Vec::new(), at(Site::Admin), "ws"),
+            Answer::Report {
+                report: Report::Metrics,
+                head_only: true
+            }
+        );
+        assert!(matches!(
+            answer(UPGRADE_REQUEST.as_bytes(), Vec::new(), at(Site::Admin), "ws"),
+            Answer::Respond(_)
+        ));
     }
 
     #[test]
@@ -538,7 +665,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
                 client
             });
             let mut halves = Box::new(server).split().unwrap();
-            let answer = answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain, &any_site());
+            let answer = answer_request(halves.read.as_mut(), clock::now() + LONG, door(&any_site()));
             assert!(matches!(answer, Some(Answer::Upgrade { .. })), "{answer:?}");
             drop(sender.unwrap().join().unwrap());
         }
@@ -586,12 +713,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
     #[test]
     fn dripping_bytes_buy_no_time() {
         let mut dripping = Dripping::default();
-        check_timeout(answer_request(
-            &mut dripping,
-            clock::now() + LONG,
-            Coding::Plain,
-            &any_site(),
-        ));
+        check_timeout(answer_request(&mut dripping, clock::now() + LONG, door(&any_site())));
         assert_eq!(dripping.timeouts.len(), 1000);
         assert!(
             dripping
@@ -609,7 +731,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
             drop(client);
             let mut halves = Box::new(server).split().unwrap();
             assert_eq!(
-                answer_request(halves.read.as_mut(), clock::now() + LONG, Coding::Plain, &any_site()),
+                answer_request(halves.read.as_mut(), clock::now() + LONG, door(&any_site())),
                 None
             );
         }
@@ -621,12 +743,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         let mut halves = Box::new(server).split().unwrap();
         let control = std::sync::Arc::clone(&halves.control);
         let asked = spawn_named("test", STACK_BYTES_CONNECTION, move || {
-            answer_request(
-                halves.read.as_mut(),
-                clock::now() + 60 * LONG,
-                Coding::Plain,
-                &any_site(),
-            )
+            answer_request(halves.read.as_mut(), clock::now() + 60 * LONG, door(&any_site()))
         });
         control.shutdown(Shutdown::Both);
         assert_eq!(asked.unwrap().join().unwrap(), None);

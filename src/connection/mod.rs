@@ -5,8 +5,9 @@
 
 mod admission;
 mod application;
+mod departure;
 mod heartbeat;
-pub(crate) mod http;
+mod http;
 mod lane;
 mod outbox;
 mod rate;
@@ -25,26 +26,33 @@ use std::io;
 use std::net::{IpAddr, Shutdown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+pub(crate) use crate::protocol::SUBPROTOCOL;
 pub(crate) use admission::Admission;
 pub use application::{ApplicationMessage, ConnectionSender, Handled, MessageHandler, Overflow, Sent};
+pub(crate) use departure::Departure;
 pub(crate) use heartbeat::HeartbeatRules;
+pub(crate) use http::{Report, Reported, Reporter, Site};
 use outbox::Outbox;
 pub(crate) use rate::Bucket;
 pub use rate::Rate;
 pub(crate) use session::SessionLimits;
 pub(crate) use soon::SoonList;
 
+use crate::clock::{self, millis};
 use crate::deflate::Deflaters;
 use crate::id::{ConnectionId, Principal};
-use crate::protocol::CloseCode;
+use crate::metrics::ConnectionEnd;
+pub(crate) use crate::protocol::CloseCode;
+use crate::protocol::{GoawayMessage, ServerMessage};
 use crate::scheduler::{AlarmGuard, Origin, Scheduler, Seats};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::transport::{Halves, Transport, TransportControl};
 
 /// What all connections of a server share.
+#[derive(Clone)]
 pub(crate) struct ConnectionContext {
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) soon: Arc<SoonList>,
@@ -56,11 +64,15 @@ pub(crate) struct ConnectionContext {
     pub(crate) message_bytes_max: usize,
     pub(crate) purpose: Purpose,
     pub(crate) heartbeat: HeartbeatRules,
-    pub(crate) admission: Admission,
+    pub(crate) admission: Arc<Admission>,
     /// What messages are deflated with where a client asks for it; `None` where they are not.
     pub(crate) deflaters: Option<Arc<Deflaters>>,
     /// Gets the messages that are not the protocol's.
     pub(crate) handler: Option<Arc<dyn MessageHandler>>,
+    /// What there is at the address that they come to.
+    pub(crate) site: Site,
+    pub(crate) reporter: Arc<dyn Reporter>,
+    pub(crate) departure: Arc<Departure>,
 }
 
 impl fmt::Debug for ConnectionContext {
@@ -108,6 +120,8 @@ pub(crate) struct ConnectionHandle {
     outbox: Arc<Outbox>,
     control: Arc<dyn TransportControl>,
     is_upgraded: AtomicBool,
+    /// Whether the client knows that the server goes away, or need not be told.
+    knows_departure: AtomicBool,
     /// Ends the connection if the peer does not, once our close frame is out.
     closing: Mutex<Option<AlarmGuard>>,
 }
@@ -139,6 +153,7 @@ impl Connection {
             outbox: Arc::new(outbox),
             control: Arc::clone(&halves.control),
             is_upgraded: AtomicBool::new(false),
+            knows_departure: AtomicBool::new(context.purpose == Purpose::Echo),
             closing: Mutex::new(None),
         });
         Ok(Self { halves, handle })
@@ -158,10 +173,15 @@ impl Connection {
     /// Serves the connection on this thread until it is over, whoever ends it. Panics end the connection and nothing else.
     pub(crate) fn serve(self, context: &ConnectionContext) {
         let Self { halves, handle } = self;
-        if catch_unwind(AssertUnwindSafe(|| reader::serve(halves, &handle, context))).is_err() {
+        let served = catch_unwind(AssertUnwindSafe(|| reader::serve(halves, &handle, context)));
+        let end = served.unwrap_or_else(|_| {
             log::error!("connection {}: the reader panicked", handle.id);
             handle.outbox.reader_gone();
             handle.abort();
+            ConnectionEnd::Fault
+        });
+        if context.site != Site::Admin {
+            context.scheduler.metrics().connections_ended.add(end, 1);
         }
     }
 }
@@ -171,12 +191,32 @@ impl ConnectionHandle {
         self.is_upgraded.store(true, Ordering::Release);
     }
 
-    /// Has the connection closed with 1001 once its streams have their terminators; one that is not a WebSocket yet is dropped.
-    pub(crate) fn close_gracefully(&self) {
-        if self.is_upgraded.load(Ordering::Acquire) {
-            let code = Some(CloseCode::GoingAway.number());
-            self.outbox.close(code, "the server is going away", true);
-        } else {
+    /// Tells the client, once, that the server goes away and lets streams run until then. A client that leaves too much unread is not
+    /// told.
+    pub(crate) fn tell_departure(&self, until: Instant) {
+        if self.is_upgraded.load(Ordering::Acquire) && !self.knows_departure.swap(true, Ordering::AcqRel) {
+            let goaway = ServerMessage::Goaway(GoawayMessage {
+                reason: "shutdown".to_owned(),
+                drain_ms: millis(until.saturating_duration_since(clock::now())),
+                resumable: true,
+            });
+            let _told = self.outbox.send(&goaway);
+        }
+    }
+
+    /// Has a WebSocket closed once its streams have their terminators: at once where it has none.
+    /// False for what is none yet.
+    pub(crate) fn close_after_streams(&self, code: CloseCode) -> bool {
+        let is_upgraded = self.is_upgraded.load(Ordering::Acquire);
+        if is_upgraded {
+            self.outbox.close(Some(code.number()), "the server is going away", true);
+        }
+        is_upgraded
+    }
+
+    /// As [`close_after_streams`](Self::close_after_streams); what is not a WebSocket yet is dropped.
+    pub(crate) fn close_gracefully(&self, code: CloseCode) {
+        if !self.close_after_streams(code) {
             self.abort();
         }
     }

@@ -12,7 +12,7 @@ use super::application::{Overflow, Sent};
 use super::soon::SoonList;
 use crate::deflate::Deflate;
 use crate::protocol::{CloseCode, ServerMessage, encode_message};
-use crate::scheduler::{Account, Permit, Stream, StreamSink, Urgency};
+use crate::scheduler::{Account, Held, Permit, Stream, StreamSink, Urgency};
 use crate::stream::Generation;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
@@ -82,6 +82,8 @@ pub(super) struct Taken {
     pub(super) progress_due: Vec<u64>,
     pub(super) closing: Option<Closing>,
     pub(super) reader_gone: bool,
+    /// Lanes that the reader is about to open, or not to.
+    pub(super) lanes_coming: usize,
 }
 
 #[derive(Debug)]
@@ -258,7 +260,7 @@ impl Outbox {
     }
 
     fn message(&self, kind: MessageKind, bytes: Vec<u8>) -> Message {
-        let held = self.account.hold(bytes.capacity());
+        let held = self.account.hold(bytes.capacity(), Held::Messages);
         Message {
             kind,
             bytes,
@@ -266,10 +268,12 @@ impl Outbox {
         }
     }
 
-    /// Makes a lane's doorbell; the lane itself follows with [`open_lane`](Self::open_lane).
+    /// Makes a lane's doorbell; the lane itself follows with [`open_lane`](Self::open_lane), or [`no_lane`](Self::no_lane) says that it
+    /// does not. A connection that closes after its streams waits for that.
     pub(super) fn lane_bell(self: &Arc<Self>) -> Arc<LaneBell> {
         let mut state = self.state.lock();
         state.lanes_opened += 1;
+        state.waiting.lanes_coming += 1;
         Arc::new(LaneBell {
             outbox: Arc::clone(self),
             key: state.lanes_opened,
@@ -280,12 +284,22 @@ impl Outbox {
     /// Gives a stream to the writer. Sessions bound how many there are.
     pub(super) fn open_lane(&self, lane: Lane) {
         let mut state = self.state.lock();
+        state.waiting.lanes_coming = state.waiting.lanes_coming.saturating_sub(1);
         if !state.writer_gone {
             let bell = Arc::clone(&lane.bell);
             state.waiting.new_lanes.push((bell.key, lane));
             // Whatever has been rung for before, the writer had no lane for.
             bell.is_ready.store(true, Ordering::Release);
             state.waiting.ready.push_back(bell.key);
+            self.ring(&mut state);
+        }
+    }
+
+    /// The stream that a doorbell was made for has been refused.
+    pub(super) fn no_lane(&self) {
+        let mut state = self.state.lock();
+        state.waiting.lanes_coming = state.waiting.lanes_coming.saturating_sub(1);
+        if state.waiting.closing.is_some() {
             self.ring(&mut state);
         }
     }
@@ -367,6 +381,7 @@ impl Outbox {
         std::mem::swap(&mut taken.progress_due, &mut waiting.progress_due);
         taken.closing.clone_from(&waiting.closing);
         taken.reader_gone = waiting.reader_gone;
+        taken.lanes_coming = waiting.lanes_coming;
     }
 
     /// What is not urgent has waited long enough.

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use super::admission::{Admitted, Denial};
 use super::application::{ApplicationMessage, Handled};
 use super::heartbeat::{Heartbeat, Pulse, PulsingRead, PulsingWrite};
-use super::http::{self, Answer};
+use super::http::{self, Answer, Door, Site};
 use super::lane::LimitedLane;
-use super::outbox::{Lane, Outbox};
+use super::outbox::{Lane, LaneBell, Outbox};
 use super::report::{list, notice, status, stream_state, welcome};
 use super::session::{Action, Named, Session};
 use super::writer::{Writer, WriterEnd};
@@ -25,6 +25,7 @@ use crate::clock;
 use crate::deflate::Deflate;
 use crate::error::{CancelReason, ErrorCode};
 use crate::id::RequestId;
+use crate::metrics::{ConnectionEnd, StatusClass};
 use crate::protocol::{CloseCode, ErrorMessage, ResumeQuery, ResumedMessage, ServerMessage, StreamQuery};
 use crate::scheduler::{Alarm, AlarmGuard, Origin, Resumed, Stream, StreamSink};
 use crate::stream::{AckError, BeyondSent};
@@ -33,7 +34,7 @@ use crate::thread::{STACK_BYTES_CONNECTION, spawn_owning};
 use crate::transport::websocket::{
     Coding, ControlLane, FrameWriter, InboundLimits, Incoming, MessageKind, ReadEnd, Side, Upgrade, read_messages,
 };
-use crate::transport::{Halves, ReadHalf, TransportControl};
+use crate::transport::{Halves, ReadHalf, TransportControl, WriteHalf};
 
 /// How long after the deadline for its head a connection is ended in any case, be it that reading takes no heed of time, that the
 /// peer does not take its answer, or that it goes on sending.
@@ -46,7 +47,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 ///
 /// Ends when: the peer closes or goes away, an HTTP request has been answered, the writer's socket fails, or somebody shuts the
 /// transport down. Blocks on reading.
-pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &ConnectionContext) {
+pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &ConnectionContext) -> ConnectionEnd {
     let Halves {
         mut read,
         mut write,
@@ -56,12 +57,23 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
         Some(_) => Coding::Deflate,
         None => Coding::Plain,
     };
+    let metrics = context.scheduler.metrics();
+    let count = |response: &[u8]| {
+        if context.site != Site::Admin {
+            metrics.http_responses.add(StatusClass::of(response), 1);
+        }
+    };
     let deadline = clock::now() + context.peer_limits.head_deadline;
     let alarm = Arc::new(ShutDown(Arc::clone(&control)));
     let too_late = context.scheduler.timekeeper().set(deadline + HEAD_GRACE, alarm);
     let admission = &context.admission;
-    let answer = http::answer_request(read.as_mut(), deadline, coding, &admission.sites);
-    match answer.map(|answer| admission.screen(answer, handle, context)) {
+    let door = Door {
+        site: context.site,
+        sites: &admission.sites,
+        coding,
+    };
+    let answer = http::answer_request(read.as_mut(), deadline, door);
+    let end = match answer.map(|answer| admission.screen(answer, handle, context)) {
         Some((
             Answer::Upgrade {
                 upgrade: Upgrade { response, deflate },
@@ -74,8 +86,9 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
             let ready = write.write_all(&response).and_then(|()| read.set_read_timeout(None));
             if let Err(error) = ready {
                 log::debug!("connection {}: gone before it was upgraded: {error}", handle.id);
-                return;
+                return ConnectionEnd::Lost;
             }
+            count(&response);
             if let (Some(window_bits), Some(deflaters)) = (deflate, &context.deflaters) {
                 let deflate = Deflate::new(Arc::clone(deflaters), window_bits);
                 handle.outbox.set_deflate(deflate);
@@ -83,15 +96,16 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
             let outbox = Arc::clone(&handle.outbox);
             read.set_doorbell(Arc::new(move || outbox.flush()));
             drop(too_late);
-            handle.upgraded();
             let pulse = Pulse::new();
             let read = Box::new(PulsingRead {
                 read,
                 pulse: Arc::clone(&pulse),
+                metrics: Arc::clone(metrics),
             });
             let write = Box::new(PulsingWrite {
                 write,
                 pulse: Arc::clone(&pulse),
+                metrics: Arc::clone(metrics),
             });
             let messages = Messages::new(handle, context);
             let heartbeat = Heartbeat {
@@ -111,16 +125,35 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
                 // An outbox that is still empty takes it.
                 let _first_of_all = messages.reply(&welcome(context, &rights, None));
             }
-            messages.serve(read, leftover, FrameWriter::new(write, Side::Server));
+            // From here on it can be told what concerns all: the welcome stands first.
+            handle.upgraded();
+            if let Some(until) = context.departure.until() {
+                // It stays open for what its client may come to resume.
+                handle.tell_departure(until);
+            }
+            messages.serve(read, leftover, FrameWriter::new(write, Side::Server))
         }
         Some((Answer::Respond(response), _)) => {
-            let _dead_peer_needs_no_answer = write.write_all(&response).and_then(|()| write.finish());
-            control.shutdown(Shutdown::Write);
-            drain(read.as_mut(), clock::now() + CLOSE_GRACE);
+            count(&response);
+            respond(read.as_mut(), write.as_mut(), control.as_ref(), &response);
+            ConnectionEnd::Http
         }
-        None => {}
-    }
+        Some((Answer::Report { report, head_only }, _)) => {
+            let response = http::respond_with(&context.reporter.report(report), head_only);
+            count(&response);
+            respond(read.as_mut(), write.as_mut(), control.as_ref(), &response);
+            ConnectionEnd::Http
+        }
+        None => ConnectionEnd::Lost,
+    };
     control.shutdown(Shutdown::Both);
+    end
+}
+
+fn respond(read: &mut dyn ReadHalf, write: &mut dyn WriteHalf, control: &dyn TransportControl, response: &[u8]) {
+    let _dead_peer_needs_no_answer = write.write_all(response).and_then(|()| write.finish());
+    control.shutdown(Shutdown::Write);
+    drain(read, clock::now() + CLOSE_GRACE);
 }
 
 /// Reads and forgets what the peer still sends: unread input at the end would make the system answer with a reset, which can
@@ -166,13 +199,13 @@ impl<'a> Messages<'a> {
         }
     }
 
-    fn serve(&self, read: Box<dyn ReadHalf>, leftover: Vec<u8>, frames: FrameWriter) {
+    fn serve(&self, read: Box<dyn ReadHalf>, leftover: Vec<u8>, frames: FrameWriter) -> ConnectionEnd {
         let writer = match self.start_writer(frames) {
             Ok(writer) => writer,
             Err((error, writer)) => {
                 log::warn!("connection {}: no thread for the writer: {error}", self.handle.id);
                 writer.refuse();
-                return;
+                return ConnectionEnd::Fault;
             }
         };
         let limits = InboundLimits {
@@ -190,6 +223,13 @@ impl<'a> Messages<'a> {
         log::debug!("connection {}: reading ended: {end}", self.handle.id);
         self.detach_streams();
         self.finish(&end, read, writer);
+        match end {
+            ReadEnd::Closed => ConnectionEnd::Closed,
+            ReadEnd::Stopped | ReadEnd::Policy(_) => ConnectionEnd::Refused,
+            ReadEnd::Gone(_) => ConnectionEnd::Lost,
+            ReadEnd::Protocol(_) | ReadEnd::InvalidUtf8 | ReadEnd::NotDeflated => ConnectionEnd::ProtocolError,
+            ReadEnd::TooBig => ConnectionEnd::TooBig,
+        }
     }
 
     fn start_writer(&self, frames: FrameWriter) -> Result<JoinHandle<()>, (io::Error, Box<Writer>)> {
@@ -343,7 +383,11 @@ impl<'a> Messages<'a> {
             }
             Action::Describe(query) => {
                 let outbox = Arc::clone(self.outbox);
+                let metrics = Arc::clone(self.context.scheduler.metrics());
                 let answer = move |message: &ServerMessage| {
+                    if let ServerMessage::Error(error) = message {
+                        metrics.refused.add(error.code, 1);
+                    }
                     if !outbox.send(message) {
                         outbox.close_now(CloseCode::TooMany, "answers are not being read");
                     }
@@ -440,6 +484,9 @@ impl<'a> Messages<'a> {
     }
 
     pub(super) fn reply(&self, message: &ServerMessage) -> ControlFlow<()> {
+        if let ServerMessage::Error(error) = message {
+            self.context.scheduler.metrics().refused.add(error.code, 1);
+        }
         if self.outbox.send(message) {
             ControlFlow::Continue(())
         } else {
@@ -466,21 +513,33 @@ impl<'a> Messages<'a> {
                 self.context.scheduler.launch(accepted);
                 ControlFlow::Continue(())
             }
-            Err(error) => self.reply(&ServerMessage::Error(ErrorMessage { request_id, ..*error })),
+            Err(error) => {
+                let flow = self.reply(&ServerMessage::Error(ErrorMessage { request_id, ..*error }));
+                // Only now: a connection that is to be closed has nothing to wait for any more.
+                self.outbox.no_lane();
+                flow
+            }
         }
     }
 
     fn resume(&self, query: &ResumeQuery) -> ControlFlow<()> {
-        match self.take_over(query) {
+        let bell = self.outbox.lane_bell();
+        match self.take_over(query, bell) {
             Ok(flow) => flow,
-            Err(error) => self.reply(&ServerMessage::Error(ErrorMessage {
-                request_id: query.request_id.clone(),
-                ..*error
-            })),
+            Err(error) => {
+                let metrics = self.context.scheduler.metrics();
+                metrics.resumes_refused.add(error.code.into(), 1);
+                let flow = self.reply(&ServerMessage::Error(ErrorMessage {
+                    request_id: query.request_id.clone(),
+                    ..*error
+                }));
+                self.outbox.no_lane();
+                flow
+            }
         }
     }
 
-    fn take_over(&self, query: &ResumeQuery) -> Result<ControlFlow<()>, Box<ErrorMessage>> {
+    fn take_over(&self, query: &ResumeQuery, bell: Arc<LaneBell>) -> Result<ControlFlow<()>, Box<ErrorMessage>> {
         let scheduler = &self.context.scheduler;
         let origin = self.origin();
         let stream = scheduler.find_resumable(&query.resume_token, origin.principal())?;
@@ -491,7 +550,6 @@ impl<'a> Messages<'a> {
         if let Some(error) = refusal {
             return Err(Box::new(error));
         }
-        let bell = self.outbox.lane_bell();
         let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
         let Resumed {
             stream,
@@ -519,6 +577,9 @@ impl<'a> Messages<'a> {
             generation,
             bell,
         });
+        if self.context.departure.until().is_some() {
+            self.handle.close_after_streams(CloseCode::ServiceRestart);
+        }
         Ok(flow)
     }
 
@@ -535,8 +596,12 @@ impl Drop for Messages<'_> {
     /// After a panic too: nobody is left to read what the streams would send.
     fn drop(&mut self) {
         self.detach_streams();
-        if let (Some(handler), Some(admitted)) = (&self.context.handler, self.admitted.get()) {
-            handler.disconnected(&admitted.sender);
+        let (Some(handler), Some(admitted)) = (&self.context.handler, self.admitted.get()) else {
+            return;
+        };
+        // Unwinding already, a second panic would end the process.
+        if catch_unwind(AssertUnwindSafe(|| handler.disconnected(&admitted.sender))).is_err() {
+            log::error!("connection {}: the message handler panicked at the end", self.handle.id);
         }
     }
 }

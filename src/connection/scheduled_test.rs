@@ -92,13 +92,21 @@ impl Connected {
 
     /// Does what a reader does when its client asks.
     fn ask(&self) -> Arc<Stream> {
+        self.try_ask().expect("the query is accepted")
+    }
+
+    /// As [`ask`](Self::ask); `None` where the query is refused.
+    fn try_ask(&self) -> Option<Arc<Stream>> {
         let origin = self.scheduler.origin(ConnectionId::new(1), Principal::anonymous());
         let bell = self.outbox.lane_bell();
         let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
         let accepted = self
             .scheduler
             .accept(StreamQuery::new("q"), &origin, &Rights::everyones(), sink);
-        let accepted = accepted.expect("the query is accepted");
+        let Ok(accepted) = accepted else {
+            self.outbox.no_lane();
+            return None;
+        };
         let stream = Arc::clone(&accepted.stream);
         self.session.lock().on_accepted(stream.id, None);
         self.outbox.open_lane(Lane {
@@ -107,7 +115,7 @@ impl Connected {
             bell,
         });
         self.scheduler.launch(accepted);
-        stream
+        Some(stream)
     }
 
     fn close_after_streams(&self) {
@@ -134,6 +142,35 @@ fn shuttle_every_batch_and_terminator_is_on_the_wire_before_the_close() {
         assert_eq!(counts, [2, 8, 2]);
         time.join().unwrap();
         drop(streams);
+        scheduler.stop();
+        threads.join();
+        scheduler.check_nothing_is_left();
+    };
+    shuttle::check_random(run, ORDERS);
+    shuttle::check_pct(run, ORDERS, 3);
+}
+
+#[test]
+fn shuttle_a_query_that_crosses_a_drain_is_refused_or_has_its_terminator_before_the_close() {
+    let run = || {
+        let (scheduler, threads) = Scheduler::scheduled(2, 1);
+        let connected = Connected::new(&scheduler);
+        let drain = {
+            let (scheduler, outbox) = (Arc::clone(&scheduler), Arc::clone(&connected.outbox));
+            shuttle::thread::spawn(move || {
+                scheduler.refuse_queries();
+                let code = Some(CloseCode::ServiceRestart.number());
+                outbox.close(code, "the server is going away", true);
+            })
+        };
+        let n_accepted = connected.try_ask().iter().count();
+        let end = connected.writer.join().unwrap();
+        assert!(matches!(end, WriterEnd::Closed), "{end:?}");
+        let wire = &connected.wire;
+        let counts = ["query_started", "query_batch", "query_completed"].map(|name| wire.count(name));
+        // Whether it was accepted before the drain began or refused, the client has not been left in the dark.
+        assert_eq!(counts, [n_accepted, 2 * n_accepted, n_accepted]);
+        drain.join().unwrap();
         scheduler.stop();
         threads.join();
         scheduler.check_nothing_is_left();

@@ -190,6 +190,7 @@ impl Writer {
             self.write_gathered()?;
             if let Some(closing) = &closing
                 && self.lanes.is_empty()
+                && taken.lanes_coming == 0
             {
                 return self.close(closing);
             }
@@ -295,6 +296,9 @@ impl Writer {
                 StreamTaken::Batch { batch, is_replay } => {
                     let bytes = batch.message().len();
                     turn_bytes += bytes;
+                    if is_replay {
+                        self.scheduler.metrics().batches_replayed.add(1);
+                    }
                     if is_replay && batch.is_binary() {
                         self.gather(Piece::Binary(replayed_binary(batch.message())));
                     } else if is_replay {

@@ -17,6 +17,8 @@ pub enum CloseCode {
     PolicyViolation = 1008,
     /// A message was larger than the limit.
     MessageTooBig = 1009,
+    /// The server is being replaced: connecting anew is worth while.
+    ServiceRestart = 1012,
     /// The server has no room, or cannot do it now; later it may.
     TryAgainLater = 1013,
     /// The client keeps sending what is no message.

@@ -235,6 +235,7 @@ pub(crate) fn decode_server_message(text: &str) -> serde_json::Result<Option<Ser
         "query_completed" => ServerMessage::QueryCompleted(serde_json::from_str(text)?),
         "query_cancelled" => ServerMessage::QueryCancelled(serde_json::from_str(text)?),
         "error" => ServerMessage::Error(serde_json::from_str(text)?),
+        "goaway" => ServerMessage::Goaway(serde_json::from_str(text)?),
         "pong" => ServerMessage::Pong(serde_json::from_str(text)?),
         _ => return Ok(None),
     }))

@@ -48,8 +48,23 @@ pub enum ServerMessage {
     QueryCancelled(CancelledMessage),
     /// With `stream_id` a terminator, without the answer to a request.
     Error(ErrorMessage),
+    /// The server is going away: streams may run on for a while, new ones are refused.
+    Goaway(GoawayMessage),
     /// The answer to `ping`.
     Pong(PongMessage),
+}
+
+/// `goaway`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct GoawayMessage {
+    /// Why; so far always `shutdown`.
+    pub reason: String,
+    /// Milliseconds after which streams that still run are cancelled.
+    pub drain_ms: u64,
+    /// Whether a stream whose connection is lost before that may still be resumed on this server.
+    pub resumable: bool,
 }
 
 /// `welcome`.

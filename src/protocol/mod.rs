@@ -31,9 +31,9 @@ pub(crate) use encode::{BatchEnvelope, encode_client_message, encode_message, re
 pub(crate) use integrity::{RowsDigest, checksum};
 pub use message::{
     ArrowBatchMessage, BatchMessage, CancelledMessage, ColumnsMessage, CompletedMessage, DataFormat,
-    DescriptionMessage, ErrorMessage, LimitsMessage, ListMessage, ParameterMessage, Phase, PongMessage, ProgressDetail,
-    ProgressMessage, QueuedMessage, RateMessage, ResumedMessage, RetentionMessage, ServerMessage, StartedMessage,
-    StatusMessage, StreamNotice, StreamState, TotalKind, TruncateReason, WelcomeMessage, WindowMessage,
+    DescriptionMessage, ErrorMessage, GoawayMessage, LimitsMessage, ListMessage, ParameterMessage, Phase, PongMessage,
+    ProgressDetail, ProgressMessage, QueuedMessage, RateMessage, ResumedMessage, RetentionMessage, ServerMessage,
+    StartedMessage, StatusMessage, StreamNotice, StreamState, TotalKind, TruncateReason, WelcomeMessage, WindowMessage,
 };
 pub use request::{
     Ack, CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ResumeQuery, SetPriority,

@@ -109,7 +109,7 @@ pub(super) const CLIENT_MESSAGES: [&str; 12] = [
     "describe_query",
     "hello",
 ];
-pub(super) const SERVER_MESSAGES: [&str; 16] = [
+pub(super) const SERVER_MESSAGES: [&str; 17] = [
     "welcome",
     "query_description",
     "query_queued",
@@ -125,6 +125,7 @@ pub(super) const SERVER_MESSAGES: [&str; 16] = [
     "query_status",
     "query_list",
     "error",
+    "goaway",
     "pong",
 ];
 
@@ -272,6 +273,7 @@ fn the_close_codes_listed_are_the_codes() {
         CloseCode::InvalidPayload,
         CloseCode::PolicyViolation,
         CloseCode::MessageTooBig,
+        CloseCode::ServiceRestart,
         CloseCode::TryAgainLater,
         CloseCode::BadMessages,
         CloseCode::Unauthenticated,

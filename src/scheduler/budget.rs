@@ -9,24 +9,47 @@ use std::sync::Arc;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
+/// What is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// In channels, windows and retention.
+    Batches,
+    /// Any other message on its way to a socket.
+    Messages,
+}
+
 /// All that one server holds.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes_max: usize,
-    held: AtomicUsize,
+    batches: AtomicUsize,
+    messages: AtomicUsize,
 }
 
 impl Budget {
     pub(crate) fn new(bytes_max: usize) -> Arc<Self> {
         Arc::new(Self {
             bytes_max,
-            held: AtomicUsize::new(0),
+            batches: AtomicUsize::new(0),
+            messages: AtomicUsize::new(0),
         })
     }
 
     /// Bytes held now. 0 once nothing is under way.
     pub(crate) fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.held_as(Held::Batches) + self.held_as(Held::Messages)
+    }
+
+    /// As [`held`](Self::held), of one kind.
+    pub(crate) fn held_as(&self, kind: Held) -> usize {
+        self.of(kind).load(Ordering::Relaxed)
+    }
+
+    fn of(&self, kind: Held) -> &AtomicUsize {
+        match kind {
+            Held::Batches => &self.batches,
+            Held::Messages => &self.messages,
+        }
     }
 
     /// Whether so much is held that what nobody is there for has to go: four fifths of the limit.
@@ -65,12 +88,13 @@ impl Account {
 
     /// Counts `bytes` as held until the permit is dropped. Whether there is room is asked before; what is already made is counted
     /// all the same.
-    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Permit {
+    pub(crate) fn hold(self: &Arc<Self>, bytes: usize, kind: Held) -> Permit {
         self.held.fetch_add(bytes, Ordering::Relaxed);
-        self.budget.held.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.of(kind).fetch_add(bytes, Ordering::Relaxed);
         Permit {
             account: Arc::clone(self),
             bytes,
+            kind,
         }
     }
 }
@@ -80,6 +104,7 @@ impl Account {
 pub(crate) struct Permit {
     account: Arc<Account>,
     bytes: usize,
+    kind: Held,
 }
 
 impl Permit {
@@ -91,7 +116,10 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.account.held.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.account.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.account
+            .budget
+            .of(self.kind)
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -103,12 +131,16 @@ mod tests {
     fn each_limit_closes_and_what_is_dropped_comes_back() {
         let budget = Budget::new(100);
         let [one, other] = [(); 2].map(|()| Account::new(&budget, 60));
-        let first = one.hold(60);
+        let first = one.hold(60, Held::Batches);
         assert!(!one.has_room(), "its own limit");
         assert!(other.has_room() && !budget.is_scarce());
-        let second = other.hold(40);
+        let second = other.hold(40, Held::Messages);
         assert!(!other.has_room(), "the server's limit");
         assert!(budget.is_scarce());
+        assert_eq!(
+            (budget.held_as(Held::Batches), budget.held_as(Held::Messages)),
+            (60, 40)
+        );
         drop(first);
         assert!(one.has_room() && other.has_room());
         assert_eq!(second.bytes(), 40);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::budget::Permit;
+use super::budget::{Held, Permit};
 use super::live::Stream;
 use super::outlet::{Note, NoteKind, Urgency};
 use super::question::error_message;
@@ -18,6 +18,7 @@ use crate::deflate::Deflated;
 use crate::engine::{CancelReason, Cursor, EngineError, EngineErrorKind, Step};
 use crate::error::ErrorCode;
 use crate::id::ResumeToken;
+use crate::metrics::Blocked;
 use crate::protocol::{
     BatchEnvelope, BatchHeader, BinaryEnvelope, COMPRESSED_BYTES_MIN, ColumnsMessage, Compression, DataFormat,
     ErrorMessage, RetentionMessage, RowsDigest, ServerMessage, StartedMessage, TotalKind, TruncateReason, checksum,
@@ -79,7 +80,7 @@ impl EncodedBatch {
             is_binary,
             raw_bytes,
             deflated,
-            permit: stream.account.hold(bytes),
+            permit: stream.account.hold(bytes, Held::Batches),
         })
     }
 
@@ -210,7 +211,8 @@ pub(super) struct Job {
     /// Whether `query_started` has been sent, and so the engine may have executed something.
     started: bool,
     estimate_asked: bool,
-    parked_at: Option<Instant>,
+    /// Since when, and for what.
+    parked: Option<(Instant, Blocked)>,
     engine_time: Duration,
     stall_time: Duration,
     /// Given out with `query_started`.
@@ -242,7 +244,7 @@ impl Job {
             })),
             started: false,
             estimate_asked: false,
-            parked_at: None,
+            parked: None,
             engine_time: Duration::ZERO,
             stall_time: Duration::ZERO,
             token,
@@ -255,16 +257,16 @@ impl Job {
             return TurnEnd::End(self.cancelled(stream));
         }
         let begun_at = clock::now();
-        if let Some(parked_at) = self.parked_at.take() {
-            self.stall_time += begun_at.saturating_duration_since(parked_at);
+        self.unpark(stream, begun_at);
+        if self.cursor.is_none() {
+            let waited = begun_at.saturating_duration_since(stream.accepted_at);
+            stream.core.metrics.blocked.add_time(Blocked::Worker, waited);
+            if let Err(end) = self.open(stream) {
+                return TurnEnd::End(end);
+            }
         }
-        if self.cursor.is_none()
-            && let Err(end) = self.open(stream)
-        {
-            return TurnEnd::End(end);
-        }
-        if !stream.has_room() {
-            self.parked_at = Some(begun_at);
+        if let Some(blocked) = stream.blocked_by() {
+            self.parked = Some((begun_at, blocked));
             return TurnEnd::NoRoom;
         }
         self.fill(stream)
@@ -272,7 +274,16 @@ impl Job {
 
     /// Room was made between looking for it and parking: nothing was waited for.
     pub(super) fn not_parked_after_all(&mut self) {
-        self.parked_at = None;
+        self.parked = None;
+    }
+
+    /// What it was parked for has come, or is not waited for any more.
+    pub(super) fn unpark(&mut self, stream: &Stream, now: Instant) {
+        if let Some((parked_at, blocked)) = self.parked.take() {
+            let waited = now.saturating_duration_since(parked_at);
+            self.stall_time += waited;
+            stream.core.metrics.blocked.add_time(blocked, waited);
+        }
     }
 
     pub(super) fn take_cursor(&mut self) -> Option<Box<dyn Cursor>> {
@@ -635,8 +646,11 @@ impl Producer {
             self.stream.core.buffers.put(batch.buffer);
             return Ok(0);
         }
-        self.first_row
-            .get_or_insert_with(|| now.saturating_duration_since(self.stream.accepted_at));
+        if self.first_row.is_none() {
+            let time = now.saturating_duration_since(self.stream.accepted_at);
+            self.first_row = Some(time);
+            self.stream.core.metrics.first_row.observe(time);
+        }
         let bytes = self.send_batch(batch, now, has_more);
         if let Some(urgency) = urgency {
             self.stream.notify(urgency, bytes);

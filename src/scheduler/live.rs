@@ -210,6 +210,8 @@ impl Stream {
 
     /// Ends the stream's engine side: closes the cursor, counts the outcome, and sends the terminator.
     pub(super) fn finish(self: &Arc<Self>, mut job: Box<Job>, end: impl FnOnce(&Job) -> StreamEnd) {
+        let now = clock::now();
+        job.unpark(self, now);
         let cursor = job.take_cursor();
         if catch_unwind(AssertUnwindSafe(|| drop(cursor))).is_err() {
             log::error!("stream {}: the engine panicked while closing its cursor", self.id);
@@ -228,6 +230,7 @@ impl Stream {
         if status == QueryStreamStatus::Cancelled {
             self.drop_pending();
         }
+        self.count_end(&end, now);
         self.core.registry.ended(self.id, status);
         log::debug!("stream {}: {status:?}", self.id);
         job.send_end(end);
@@ -241,6 +244,21 @@ impl Stream {
         }
         self.notify(Urgency::Now, 0);
         self.settle();
+    }
+
+    fn count_end(&self, end: &StreamEnd, now: Instant) {
+        let metrics = &self.core.metrics;
+        metrics
+            .duration
+            .observe(now.saturating_duration_since(self.accepted_at));
+        match end {
+            StreamEnd::Completed(_) => {}
+            StreamEnd::Failed(error) => metrics.failed.add(error.code, 1),
+            StreamEnd::Cancelled { reason, latency } => {
+                metrics.cancelled.add(*reason, 1);
+                metrics.cancel_latency.observe(*latency);
+            }
+        }
     }
 
     /// When the stream was cancelled, if it was.
@@ -350,6 +368,7 @@ impl Stream {
     /// A batch has been made, and takes this much memory until it is [gone](Self::batch_gone).
     pub(super) fn batch_made(&self, rows: u32, bytes: usize) {
         self.counters.rows_read.fetch_add(u64::from(rows), Ordering::Relaxed);
+        self.core.metrics.rows_read.add(u64::from(rows));
         self.counters.bytes_held.fetch_add(bytes, Ordering::AcqRel);
         self.counters.batches_held.fetch_add(1, Ordering::AcqRel);
     }
@@ -376,6 +395,11 @@ impl Stream {
             .raw_bytes_sent
             .fetch_add(raw_bytes as u64, Ordering::Relaxed);
         self.counters.batches_sent.fetch_add(1, Ordering::Relaxed);
+        let metrics = &self.core.metrics;
+        metrics.rows_sent.add(u64::from(rows));
+        metrics.wire_bytes.add(message_bytes as u64);
+        metrics.raw_bytes.add(raw_bytes as u64);
+        metrics.batches_sent.add(1);
     }
 
     pub(super) fn set_work_done(&self, units: u64) {

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
-pub(crate) use budget::{Account, Permit};
+pub(crate) use budget::{Account, Held, Permit};
 pub(crate) use fair::{FairQueue, PRIORITY_MAX, Rank, Ticket, WEIGHT_MAX};
 pub(crate) use job::{Completion, EncodedBatch, StreamEnd, Timings};
 pub(crate) use live::Stream;
@@ -51,6 +51,7 @@ use crate::clock;
 use crate::engine::{CancelReason, Engine, QuerySpec};
 use crate::error::ErrorCode;
 use crate::id::{ConnectionId, Epoch, Principal, ResumeToken, StreamId, TokenHash};
+use crate::metrics::Metrics;
 use crate::protocol::{
     DescribeQuery, ErrorMessage, QueuedMessage, ResumeQuery, ServerMessage, StreamQuery, WindowRequest,
 };
@@ -77,6 +78,7 @@ struct Core {
     buffers: Buffers,
     compressors: Compressors,
     budget: Arc<Budget>,
+    metrics: Arc<Metrics>,
     epoch: Epoch,
     timekeeper: Timekeeper,
     closing: Mutex<Option<Sender<Resting>>>,
@@ -146,7 +148,10 @@ pub(crate) struct Scheduler {
     engines: Vec<NamedEngine>,
     /// Of the streams whose engine side is alive.
     seats: Arc<Seats>,
+    /// Whether queries are taken.
     accepting: AtomicBool,
+    /// Whether what runs is not to run on.
+    stopping: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -193,6 +198,7 @@ impl Scheduler {
                 buffers: Buffers::default(),
                 compressors,
                 budget,
+                metrics: Arc::default(),
                 epoch: Epoch::random(),
                 timekeeper: Timekeeper::start()?,
                 closing: Mutex::new(Some(closing)),
@@ -200,6 +206,7 @@ impl Scheduler {
             engines,
             seats,
             accepting: AtomicBool::new(true),
+            stopping: AtomicBool::new(false),
             threads: Mutex::new(Vec::with_capacity(n_workers + 1)),
         };
         for n in 0..n_workers {
@@ -405,7 +412,7 @@ impl Scheduler {
         self.core.registry.insert(stream.id, Arc::clone(&stream), token);
         stream.launch();
         // A stop that came between `accept` and `launch` has not seen this stream.
-        if !self.accepting.load(Ordering::Acquire) {
+        if self.stopping.load(Ordering::Acquire) {
             stream.cancel(CancelReason::Shutdown);
         }
     }
@@ -444,7 +451,9 @@ impl Scheduler {
         origin: &Origin,
         sink: Arc<dyn StreamSink>,
     ) -> Result<Resumed, Box<ErrorMessage>> {
-        self.check_accepting()?;
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(going_away());
+        }
         let from = match query.last_batch {
             Some(number) => number.saturating_add(1),
             None => 0,
@@ -466,8 +475,7 @@ impl Scheduler {
         if self.accepting.load(Ordering::Acquire) {
             return Ok(());
         }
-        let message = ErrorMessage::new(ErrorCode::ShuttingDown, "the server is going away");
-        Err(Box::new(message))
+        Err(going_away())
     }
 
     fn window_limits(&self, request: WindowRequest) -> WindowLimits {
@@ -496,6 +504,16 @@ impl Scheduler {
         &self.core.timekeeper
     }
 
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.core.metrics
+    }
+
+    /// As [`bytes_held`](Self::bytes_held), of one kind.
+    pub(crate) fn bytes_held_as(&self, kind: Held) -> usize {
+        self.core.budget.held_as(kind)
+    }
+
     /// Bytes held: batches in channels, in windows and retained, and messages in outboxes.
     pub(crate) fn bytes_held(&self) -> usize {
         self.core.budget.held()
@@ -517,14 +535,31 @@ impl Scheduler {
         self.core.registry.statistics()
     }
 
-    /// Refuses queries from now on with `SHUTTING_DOWN`; those that run go on.
+    /// Refuses queries from now on with `SHUTTING_DOWN`; those that run go on, and may be resumed.
     pub(crate) fn refuse_queries(&self) {
         self.accepting.store(false, Ordering::Release);
     }
 
-    /// Blocks until no stream's engine side is alive, or `deadline`; returns how many are left.
-    pub(crate) fn wait_until_idle(&self, deadline: Instant) -> usize {
-        self.core.registry.wait_until_idle(deadline)
+    /// Whether queries are taken.
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.accepting.load(Ordering::Acquire)
+    }
+
+    /// How many streams have a terminator that no connection has been given yet.
+    pub(crate) fn n_undelivered(&self) -> usize {
+        self.core.registry.n_undelivered()
+    }
+
+    /// Blocks until every stream's terminator has been given to a connection or the stream is held no more, or `deadline`; returns how
+    /// many are left.
+    pub(crate) fn wait_until_delivered(&self, deadline: Instant) -> usize {
+        self.core.registry.wait_until_delivered(deadline)
+    }
+
+    /// Refuses resumes too, and cancels a stream that is about to be launched.
+    pub(crate) fn refuse_all(&self) {
+        self.refuse_queries();
+        self.stopping.store(true, Ordering::Release);
     }
 
     /// Cancels every live stream.
@@ -543,7 +578,7 @@ impl Scheduler {
 
     /// Cancels what runs, and ends and joins every thread. Blocks until the engine calls that run have returned. Idempotent.
     pub(crate) fn stop(&self) {
-        self.refuse_queries();
+        self.refuse_all();
         self.cancel_all(CancelReason::Shutdown);
         self.core.queue.close();
         *self.core.closing.lock() = None;
@@ -557,6 +592,10 @@ impl Scheduler {
         self.forget_retained();
         self.core.timekeeper.stop();
     }
+}
+
+fn going_away() -> Box<ErrorMessage> {
+    Box::new(ErrorMessage::new(ErrorCode::ShuttingDown, "the server is going away"))
 }
 
 impl Drop for Scheduler {

@@ -18,6 +18,7 @@ use crate::deflate::Deflate;
 use crate::engine::CancelReason;
 use crate::error::ErrorCode;
 use crate::id::{ConnectionId, ResumeToken, TokenHash};
+use crate::metrics::Blocked;
 use crate::protocol::{ErrorMessage, WindowMessage};
 use crate::stream::{
     AckError, AttachError, Attached, Delivery, Generation, Gone, Item, ProgressMeter, Reading, Taken, WindowLimits,
@@ -195,6 +196,7 @@ impl Stream {
             match taken {
                 Taken::Discarded(batch) => drop(batch),
                 Taken::End(_) => {
+                    self.core.registry.delivered(self.id);
                     match left_at {
                         Some(now) => self.left(now),
                         None => self.remove(),
@@ -434,6 +436,11 @@ impl Stream {
     /// Whether another batch may be made: by the window, by what waits for the writer, and by what is held in memory. A stream
     /// that holds nothing may always make one.
     pub(super) fn has_room(&self) -> bool {
+        self.blocked_by().is_none()
+    }
+
+    /// What another batch has to wait for; `None` where there [is room](Self::has_room).
+    pub(super) fn blocked_by(&self) -> Option<Blocked> {
         let (may_make, fits) = {
             let outlet = self.outlet();
             let window = outlet.delivery.window();
@@ -444,7 +451,15 @@ impl Stream {
                 in_share && outlet.delivery.in_channel() < self.core.config.channel_buffer_size as u64,
             )
         };
-        may_make && (self.holds_nothing() || (fits && self.account.has_room()))
+        if !may_make {
+            Some(Blocked::Client)
+        } else if self.holds_nothing() {
+            None
+        } else if !fits {
+            Some(Blocked::Writer)
+        } else {
+            (!self.account.has_room()).then_some(Blocked::Memory)
+        }
     }
 
     /// The engine has stopped after a cancel: what is still under way is dropped.

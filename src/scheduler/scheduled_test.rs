@@ -55,6 +55,7 @@ impl Scheduler {
             }],
             seats: Seats::new(usize::MAX, usize::MAX),
             accepting: AtomicBool::new(true),
+            stopping: AtomicBool::new(false),
             threads: Mutex::new(Vec::new()),
         });
         let mut threads = vec![shuttle::thread::spawn(scheduler.timekeeper().ring())];

@@ -34,6 +34,7 @@ pub(super) fn core(config: StreamingConfig, n_workers: usize) -> Arc<Core> {
         buffers: Buffers::default(),
         compressors,
         budget,
+        metrics: Arc::default(),
         epoch: Epoch::random(),
         timekeeper: Timekeeper::still(),
         closing: Mutex::new(None),
@@ -322,8 +323,8 @@ fn shuttle_what_is_held_comes_back_to_nothing() {
             .map(|n| {
                 let account = Account::new(&budget, 60);
                 shuttle::thread::spawn(move || {
-                    let first = account.hold(10 * n);
-                    let second = account.hold(7);
+                    let first = account.hold(10 * n, Held::Batches);
+                    let second = account.hold(7, Held::Messages);
                     drop(first);
                     assert!(account.has_room() || n > 0);
                     second
@@ -353,7 +354,10 @@ fn shuttle_a_drain_sees_the_last_stream_end() {
                 registry.remove(id);
             })
         });
-        assert_eq!(registry.wait_until_idle(clock::now() + Duration::from_secs(3_600)), 0);
+        assert_eq!(
+            registry.wait_until_delivered(clock::now() + Duration::from_secs(3_600)),
+            0
+        );
         assert_eq!(
             registry.statistics().completed,
             3,

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::ServerHandle;
+use super::admin::Admin;
 use super::connections::Connections;
 use super::exposure::exposed;
 use super::host::{HostLimits, Wish};
@@ -15,11 +16,14 @@ use super::limits::Limits;
 use super::listener::Listener;
 use super::memory::MemoryBound;
 use super::peers::Peers;
+use super::reports::Reports;
 use super::socket::{Place, Socket};
 use super::tls::Tls;
+use super::{Ends, ServerHandle};
 use crate::auth::{Authenticator, FAILURES_PER_MINUTE, FailureLimit, SiteRules, UnlistedHosts};
+use crate::clock;
 use crate::connection::{
-    Admission, ConnectionContext, HeartbeatRules, MessageHandler, PeerLimits, Purpose, SessionLimits, SoonList,
+    Admission, ConnectionContext, HeartbeatRules, MessageHandler, PeerLimits, Purpose, SessionLimits, Site, SoonList,
 };
 use crate::engine::Engine;
 use crate::scheduler::{NamedEngine, Scheduler, Seats};
@@ -31,11 +35,15 @@ const WORKERS_MIN: usize = 4;
 /// Largest message that may be allowed to clients.
 const MESSAGE_BYTES_CEILING: usize = 1024 * 1024;
 
+/// Connections at once to the operators' address.
+const ADMIN_CONNECTIONS_MAX: usize = 16;
+
 /// Describes a server; [`start`](Self::start) makes it.
 #[must_use]
 pub struct ServerBuilder {
     engines: Vec<NamedEngine>,
     places: Vec<Result<Place, String>>,
+    admin_place: Option<Result<Place, String>>,
     tls: Tls,
     n_workers: usize,
     streaming: StreamingConfig,
@@ -140,6 +148,7 @@ impl ServerBuilder {
         Self {
             engines: Vec::new(),
             places: Vec::new(),
+            admin_place: None,
             tls: Tls::default(),
             n_workers: cores.max(WORKERS_MIN),
             streaming: StreamingConfig::default(),
@@ -180,12 +189,7 @@ impl ServerBuilder {
     /// Listens on this address, too; port 0 takes a free one. Without any, and without [`listen_unix`](Self::listen_unix), the server
     /// only [serves streams](ServerHandle::serve_stream). May block for a name look-up.
     pub fn listen(mut self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
-        let resolved = address.to_socket_addrs().map(Iterator::collect);
-        self.places.push(
-            resolved
-                .map(Place::Tcp)
-                .map_err(|error| format!("{address:?}: {error}")),
-        );
+        self.places.push(resolve(address));
         self
     }
 
@@ -203,6 +207,22 @@ impl ServerBuilder {
     #[cfg(feature = "tls")]
     pub fn tls(mut self, config: crate::transport::TlsConfig) -> Self {
         self.tls = Tls::new(config);
+        self
+    }
+
+    /// Accepts on a socket that is bound and listens already, besides what [`listen`](Self::listen) says: handed over by a supervisor, or
+    /// made with options of the application's own. It is made blocking.
+    pub fn listener(mut self, socket: TcpListener) -> Self {
+        self.places.push(Ok(Place::Bound(socket)));
+        self
+    }
+
+    /// Answers operators' questions at this address: `/metrics`, `/readyz`, `/healthz` and `/version`, and no WebSocket; in clear text, also
+    /// where there is [TLS](Self::tls). `/metrics` is not at the other addresses then: what a server is busy with is not for everybody who
+    /// may query it. Defaults to none, and all at the same address. At most 16 connections at once, beside those of
+    /// [`connections_max`](Self::connections_max). May block for a name look-up.
+    pub fn admin_listen(mut self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+        self.admin_place = Some(resolve(address));
         self
     }
 
@@ -339,6 +359,7 @@ impl ServerBuilder {
         let Self {
             engines,
             places,
+            admin_place,
             tls,
             n_workers,
             streaming,
@@ -383,13 +404,14 @@ impl ServerBuilder {
             ping_rate: limits.ping_rate,
         };
         let unlisted_hosts = unlisted_hosts(&places, authenticator.is_some(), &allowed_hosts);
-        let admission = Admission {
+        let admission = Arc::new(Admission {
             authenticator,
             deadline: auth_deadline,
             sites: SiteRules::new(allowed_origins, &allowed_hosts, unlisted_hosts).map_err(StartError::Setting)?,
             failures: FailureLimit::new(auth_failures_per_minute),
-        };
+        });
         let sockets = places.into_iter().map(listen).collect::<Result<Vec<_>, _>>()?;
+        let admin_socket = admin_place.map(listen).transpose()?;
         let cursor_bytes = engines
             .iter()
             .map(|named| named.engine.cursor_bytes())
@@ -416,6 +438,18 @@ impl ServerBuilder {
         let seats = Seats::new(capacity.streams_max, limits.streams_per_principal_max);
         let scheduler = Scheduler::start(engines, streaming, n_workers, seats).map_err(StartError::Thread)?;
         let scheduler = Arc::new(scheduler);
+        let site = match admin_socket {
+            Some(_) => Site::Public,
+            None => Site::Whole,
+        };
+        let reports = Arc::new(Reports {
+            scheduler: Arc::clone(&scheduler),
+            connections: OnceLock::new(),
+            memory,
+            n_workers,
+            started_at: clock::now(),
+            is_started: AtomicBool::new(false),
+        });
         let context = ConnectionContext {
             scheduler: Arc::clone(&scheduler),
             soon: Arc::new(SoonList::new(&scheduler)),
@@ -428,21 +462,33 @@ impl ServerBuilder {
             admission,
             deflaters: permessage_deflate.then(Arc::default),
             handler,
+            site,
+            reporter: reports.of(site),
+            departure: Arc::default(),
+        };
+        let admin_context = ConnectionContext {
+            site: Site::Admin,
+            reporter: reports.of(Site::Admin),
+            ..context.clone()
         };
         let connections = Arc::new(Connections::new(context, capacity.connections_max, Peers::new(&limits)));
+        reports.has_connections(&connections);
+        // First the operators': they may see the server start.
+        let admin = match admin_socket {
+            Some(socket) => {
+                let connections = Connections::new(admin_context, ADMIN_CONNECTIONS_MAX, Peers::unlimited());
+                Some(Admin::start(socket, Arc::new(connections)).map_err(StartError::Thread)?)
+            }
+            None => None,
+        };
         let listeners = sockets
             .into_iter()
-            .map(|socket| Listener::start(socket, tls.clone(), Arc::clone(&connections)))
+            .map(|socket| Listener::start("listener", socket, tls.clone(), Arc::clone(&connections)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(StartError::Thread)?;
-        Ok(ServerHandle::new(
-            listeners,
-            tls,
-            connections,
-            scheduler,
-            memory,
-            capacity,
-        ))
+        reports.is_started.store(true, Ordering::Release);
+        let ends = Ends { listeners, admin, tls };
+        Ok(ServerHandle::new(ends, connections, scheduler, memory, capacity))
     }
 
     fn check(&self) -> Result<(), StartError> {
@@ -510,10 +556,19 @@ impl ServerBuilder {
     }
 }
 
+/// Looks a name up, where the address has one.
+fn resolve(address: impl ToSocketAddrs + fmt::Debug) -> Result<Place, String> {
+    let resolved = address.to_socket_addrs().map(Iterator::collect);
+    resolved
+        .map(Place::Tcp)
+        .map_err(|error| format!("{address:?}: {error}"))
+}
+
 /// An address that other machines can reach, if there is one. A unix socket is none.
 fn exposed_place(places: &[Result<Place, String>]) -> Option<SocketAddr> {
     places.iter().flatten().find_map(|place| match place {
         Place::Tcp(addresses) => exposed(addresses),
+        Place::Bound(socket) => socket.local_addr().ok().and_then(|address| exposed(&[address])),
         #[cfg(unix)]
         Place::Unix(_) => None,
     })
@@ -531,8 +586,6 @@ fn unlisted_hosts(places: &[Result<Place, String>], asks_who: bool, allowed_host
 
 fn listen(place: Result<Place, String>) -> Result<Socket, StartError> {
     let place = place.map_err(|text| StartError::Setting(format!("not an address to listen on: {text}")))?;
-    Socket::bind(&place).map_err(|source| StartError::Listen {
-        address: place.to_string(),
-        source,
-    })
+    let address = place.to_string();
+    Socket::bind(place).map_err(|source| StartError::Listen { address, source })
 }

@@ -12,8 +12,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::peers::{Peers, Refusal, RefusalCounters, Seat};
 use crate::clock;
-use crate::connection::{Connection, ConnectionContext, ConnectionHandle};
+use crate::connection::{CloseCode, Connection, ConnectionContext, ConnectionHandle, Site};
 use crate::id::ConnectionId;
+use crate::metrics::ConnectionEnd;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_owning};
 use crate::transport::Transport;
 
@@ -71,8 +72,26 @@ impl Connections {
         }
     }
 
+    /// Has every connection told, once, that the server goes away, and closed once its streams have ended; those that come later are
+    /// told when they come.
+    pub(super) fn go_away(&self, until: Instant) {
+        let until = self.context.departure.begin(until);
+        for handle in self.handles() {
+            handle.tell_departure(until);
+            handle.close_after_streams(CloseCode::ServiceRestart);
+        }
+    }
+
+    fn handles(&self) -> Vec<Arc<ConnectionHandle>> {
+        self.state.lock().live.values().cloned().collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.state.lock().live.len()
+    }
+
+    pub(super) fn max(&self) -> usize {
+        self.connections_max
     }
 
     /// Whether one more connection would be too many.
@@ -110,6 +129,9 @@ impl Connections {
             }
             state.live.insert(id, connection.handle());
         }
+        if self.context.site != Site::Admin {
+            self.context.scheduler.metrics().connections_accepted.add(1);
+        }
         log::debug!("connection {id}: from {peer}");
         let connections = Arc::clone(self);
         let role = format!("reader-{id}");
@@ -124,6 +146,10 @@ impl Connections {
                 Ok(())
             }
             Err((error, connection)) => {
+                if self.context.site != Site::Admin {
+                    let metrics = self.context.scheduler.metrics();
+                    metrics.connections_ended.add(ConnectionEnd::Fault, 1);
+                }
                 self.refusals.no_thread();
                 self.state.lock().live.remove(&id);
                 self.changed.notify_all();
@@ -169,8 +195,12 @@ impl Connections {
             state.stopping = true;
             state.live.values().cloned().collect()
         };
+        let code = match self.context.departure.until() {
+            Some(_) => CloseCode::ServiceRestart,
+            None => CloseCode::GoingAway,
+        };
         for handle in &handles {
-            handle.close_gracefully();
+            handle.close_gracefully(code);
         }
         self.wait_until_none(clock::now() + STOP_GRACE);
         for handle in &handles {

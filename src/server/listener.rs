@@ -46,18 +46,18 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Starts accepting. What comes by TCP has to speak TLS, where there is `tls`.
+    /// Starts accepting, on a thread of this name. What comes by TCP has to speak TLS, where there is `tls`.
     ///
     /// # Errors
     /// Where the system has no thread to give.
-    pub(super) fn start(socket: Socket, tls: Tls, connections: Arc<Connections>) -> io::Result<Self> {
+    pub(super) fn start(role: &str, socket: Socket, tls: Tls, connections: Arc<Connections>) -> io::Result<Self> {
         let socket = Arc::new(socket);
         let stopping = Arc::new(AtomicBool::new(false));
         let (wake, woken) = bounded(0);
         let thread = {
             let socket = Arc::clone(&socket);
             let stopping = Arc::clone(&stopping);
-            spawn_named("listener", STACK_BYTES_CONNECTION, move || {
+            spawn_named(role, STACK_BYTES_CONNECTION, move || {
                 accept_until_stopped(&socket, &tls, &stopping, &woken, &connections);
             })?
         };

@@ -2,14 +2,17 @@
 //!
 //! Must not know what messages say.
 
+mod admin;
 mod builder;
 mod connections;
+mod exposition;
 mod exposure;
 mod host;
 mod limits;
 mod listener;
 mod memory;
 mod peers;
+mod reports;
 mod reserve;
 #[cfg(test)]
 mod scarcity_test;
@@ -25,6 +28,7 @@ use parking_lot::Mutex;
 
 pub use builder::{ServerBuilder, StartError};
 
+use admin::Admin;
 use connections::Connections;
 pub use host::{Capacity, HostLimits};
 pub use limits::{Limits, Rate};
@@ -89,11 +93,21 @@ struct Running {
     listeners: Mutex<Vec<Listener>>,
     connections: Arc<Connections>,
     scheduler: Arc<Scheduler>,
+    /// Until the very end: operators watch.
+    admin: Mutex<Option<Admin>>,
     local_addrs: Vec<SocketAddr>,
+    admin_addr: Option<SocketAddr>,
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing to reload"))]
     tls: Tls,
     memory: MemoryBound,
     capacity: Capacity,
+}
+
+/// Where a server can be reached, and how.
+struct Ends {
+    listeners: Vec<Listener>,
+    admin: Option<Admin>,
+    tls: Tls,
 }
 
 /// What [`ServerHandle::drain`] came to.
@@ -219,20 +233,22 @@ impl QueryStreamer {
 
 impl ServerHandle {
     fn new(
-        listeners: Vec<Listener>,
-        tls: Tls,
+        Ends { listeners, admin, tls }: Ends,
         connections: Arc<Connections>,
         scheduler: Arc<Scheduler>,
         memory: MemoryBound,
         capacity: Capacity,
     ) -> Self {
         let local_addrs = listeners.iter().filter_map(Listener::local_addr).collect();
+        let admin_addr = admin.as_ref().and_then(Admin::local_addr);
         Self {
             running: Arc::new(Running {
                 listeners: Mutex::new(listeners),
                 connections,
                 scheduler,
+                admin: Mutex::new(admin),
                 local_addrs,
+                admin_addr,
                 tls,
                 memory,
                 capacity,
@@ -270,6 +286,12 @@ impl ServerHandle {
     #[cfg(feature = "tls")]
     pub fn replace_certificates(&self, config: TlsConfig) -> bool {
         self.running.tls.replace(config)
+    }
+
+    /// The address of [`admin_listen`](ServerBuilder::admin_listen), with the real port; `None` without one. Never blocks.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.running.admin_addr
     }
 
     /// What runs this server's queries; it does not keep the server alive. Never blocks.
@@ -325,22 +347,33 @@ impl ServerHandle {
         served.map_err(|unserved| unserved.error)
     }
 
-    /// Takes no new connections and no new queries, and waits for the streams that live until `deadline`; then cancels what is
-    /// left. The server still has to be [shut down](Self::shutdown). Blocks; woken by the last stream's end and the deadline.
+    /// Lets the streams that live end, and takes no others: `/readyz` says no from now on, every client is told `goaway`, queries are
+    /// refused with `SHUTTING_DOWN`, and connections without streams are closed with 1012, the others when their last stream has ended.
+    /// New connections are accepted all the same until then, because streams may be resumed, and because somebody has to be told that
+    /// the server is not ready. Where streams are left at the `deadline`, resumable ones that nobody has come back for among them, they
+    /// are cancelled with reason `shutdown`.
+    ///
+    /// The server still has to be [shut down](Self::shutdown). Blocks; woken by the last stream's end and the deadline.
     pub fn drain(&self, deadline: Duration) -> DrainReport {
+        let Running {
+            connections, scheduler, ..
+        } = &*self.running;
+        let until = clock::now() + deadline;
+        scheduler.refuse_queries();
+        let before = scheduler.n_undelivered();
+        connections.go_away(until);
+        let cancelled = scheduler.wait_until_delivered(until);
         self.running.close_listeners();
-        self.running.scheduler.refuse_queries();
-        let before = self.running.scheduler.streams().len();
-        let cancelled = self.running.scheduler.wait_until_idle(clock::now() + deadline);
-        self.running.scheduler.cancel_all(CancelReason::Shutdown);
+        scheduler.refuse_all();
+        scheduler.cancel_all(CancelReason::Shutdown);
         DrainReport {
             ended: before.saturating_sub(cancelled),
             cancelled,
         }
     }
 
-    /// Ends everything: no new connections, every stream cancelled and told so, connections closed with 1001, all threads
-    /// joined. Idempotent, from any thread that is not the server's own. Blocks until engine calls that run have returned and
+    /// Ends everything: no new connections, every stream cancelled and told so, connections closed with 1001, or 1012 after a
+    /// [drain](Self::drain), all threads joined. Idempotent, from any thread that is not the server's own. Blocks until engine calls that run have returned and
     /// for at most a few seconds more for clients that do not take their last messages.
     pub fn shutdown(&self) {
         self.running.shutdown();
@@ -360,10 +393,12 @@ impl Running {
 
     fn shutdown(&self) {
         self.close_listeners();
-        self.scheduler.refuse_queries();
+        self.scheduler.refuse_all();
         self.scheduler.cancel_all(CancelReason::Shutdown);
         self.connections.stop();
         self.scheduler.stop();
+        let admin = self.admin.lock().take();
+        drop(admin);
         self.connections.stopped();
     }
 }
@@ -396,12 +431,4 @@ fn report(stream: &Stream, now: Instant) -> StreamReport {
         bytes_held: stream.bytes_held(),
         elapsed: now.saturating_duration_since(stream.accepted_at),
     }
-}
-
-/// Shuts a server down on a thread of its own, for callers that must go on listening.
-#[cfg(feature = "cli")]
-pub(crate) fn shut_down_in_background(server: ServerHandle) -> io::Result<()> {
-    use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
-
-    spawn_named("shutdown", STACK_BYTES_CONNECTION, move || server.shutdown()).map(drop)
 }

@@ -66,6 +66,15 @@ impl Peers {
         })
     }
 
+    /// Lets everybody in.
+    pub(super) fn unlimited() -> Arc<Self> {
+        Arc::new(Self {
+            each_max: None,
+            rate: None,
+            table: Mutex::new(Table::default()),
+        })
+    }
+
     /// Lets one more in, or says why not; then nothing changes.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Seat, Refusal> {
         let address = key(address);
@@ -187,6 +196,19 @@ impl RefusalCounters {
             no_descriptor: self.no_descriptor.load(Ordering::Relaxed),
             no_thread: self.no_thread.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl Refusals {
+    /// Each number under the name that operators see.
+    pub(super) fn by_reason(self) -> [(&'static str, u64); 5] {
+        [
+            ("full", self.full),
+            ("address_connections", self.too_many_of_address),
+            ("address_rate", self.too_often_of_address),
+            ("descriptors", self.no_descriptor),
+            ("threads", self.no_thread),
+        ]
     }
 }
 

@@ -19,9 +19,11 @@ const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 1024;
 
 /// Where a server listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Place {
     Tcp(Vec<SocketAddr>),
+    /// A socket that listens already.
+    Bound(TcpListener),
     #[cfg(unix)]
     Unix(std::path::PathBuf),
 }
@@ -36,6 +38,7 @@ impl fmt::Display for Place {
                 }
                 Ok(())
             }
+            Self::Bound(_) => f.write_str("a socket handed over"),
             #[cfg(unix)]
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
@@ -103,8 +106,13 @@ impl Socket {
     ///
     /// # Errors
     /// In use, not this machine's, not permitted; or the path of a unix socket is taken by something else.
-    pub(super) fn bind(place: &Place) -> io::Result<Self> {
+    pub(super) fn bind(place: Place) -> io::Result<Self> {
         match place {
+            Place::Bound(socket) => {
+                socket.set_nonblocking(false)?;
+                let local_addr = socket.local_addr()?;
+                Ok(Self::Tcp { socket, local_addr })
+            }
             Place::Tcp(addresses) => {
                 let socket = TcpListener::bind(addresses.as_slice())?;
                 SockRef::from(&socket).listen(BACKLOG)?;
@@ -112,7 +120,7 @@ impl Socket {
                 Ok(Self::Tcp { socket, local_addr })
             }
             #[cfg(unix)]
-            Place::Unix(path) => unix::Socket::bind(path).map(Self::Unix),
+            Place::Unix(path) => unix::Socket::bind(&path).map(Self::Unix),
         }
     }
 

@@ -18,6 +18,8 @@ struct Entry<T> {
     stream: Arc<T>,
     /// Whether its engine side is alive.
     is_running: bool,
+    /// Whether its terminator has been given to a connection.
+    is_delivered: bool,
     token: Option<TokenHash>,
     /// Shown last, and good until the client has shown that it has the newer one: the answer that brought that may be lost.
     token_before: Option<TokenHash>,
@@ -37,6 +39,8 @@ pub(crate) struct Registry<T> {
     state: Mutex<State<T>>,
     /// Streams whose engine side is alive, for those who ask at every batch.
     n_running: AtomicUsize,
+    /// Streams whose terminator no connection has been given yet. Changed under the lock.
+    n_undelivered: AtomicUsize,
     emptied: Condvar,
     started: AtomicU64,
     completed: AtomicU64,
@@ -78,6 +82,7 @@ impl<T> Registry<T> {
                 retention: Retention::default(),
             }),
             n_running: AtomicUsize::new(0),
+            n_undelivered: AtomicUsize::new(0),
             emptied: Condvar::new(),
             started: AtomicU64::new(0),
             completed: AtomicU64::new(0),
@@ -95,6 +100,7 @@ impl<T> Registry<T> {
         let entry = Entry {
             stream,
             is_running: true,
+            is_delivered: false,
             token,
             token_before: None,
         };
@@ -104,6 +110,7 @@ impl<T> Registry<T> {
         }
         state.streams.insert(id, entry);
         self.n_running.fetch_add(1, Ordering::Relaxed);
+        self.n_undelivered.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A stream's engine side has ended: counts how. It stays to be found until it is [removed](Self::remove).
@@ -125,11 +132,21 @@ impl<T> Registry<T> {
             | QueryStreamStatus::WaitingClient
             | QueryStreamStatus::Paused => &self.failed,
         };
-        // Before it is out of those that run: who waits for the last of them counts then.
         counter.fetch_add(1, Ordering::Relaxed);
-        let n_before = self.n_running.fetch_sub(1, Ordering::Relaxed);
-        drop(state);
-        if n_before == 1 {
+        self.n_running.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A connection has been given the stream's terminator.
+    pub(crate) fn delivered(&self, id: StreamId) {
+        let mut state = self.state.lock();
+        let entry = state.streams.get_mut(&id);
+        self.no_longer_undelivered(entry);
+    }
+
+    /// Under the lock.
+    fn no_longer_undelivered(&self, entry: Option<&mut Entry<T>>) {
+        let was_undelivered = entry.is_some_and(|entry| !std::mem::replace(&mut entry.is_delivered, true));
+        if was_undelivered && self.n_undelivered.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.emptied.notify_all();
         }
     }
@@ -143,7 +160,8 @@ impl<T> Registry<T> {
             if state.streams.get(&id).is_some_and(|entry| entry.is_running) {
                 return;
             }
-            let removed = state.streams.remove(&id);
+            let mut removed = state.streams.remove(&id);
+            self.no_longer_undelivered(removed.as_mut());
             if let Some(entry) = &removed {
                 for token in [entry.token, entry.token_before].into_iter().flatten() {
                     state.tokens.remove(&token);
@@ -246,11 +264,16 @@ impl<T> Registry<T> {
         self.n_running.load(Ordering::Relaxed)
     }
 
-    /// Blocks until no stream's engine side is alive, or `deadline`; returns how many are left.
-    pub(crate) fn wait_until_idle(&self, deadline: Instant) -> usize {
+    /// How many streams have a terminator that no connection has been given yet.
+    pub(crate) fn n_undelivered(&self) -> usize {
+        self.n_undelivered.load(Ordering::Relaxed)
+    }
+
+    /// Blocks until there is no such stream, or `deadline`; returns how many are left.
+    pub(crate) fn wait_until_delivered(&self, deadline: Instant) -> usize {
         let mut state = self.state.lock();
-        while self.n_running() > 0 && !self.emptied.wait_until(&mut state, deadline).timed_out() {}
-        self.n_running()
+        while self.n_undelivered() > 0 && !self.emptied.wait_until(&mut state, deadline).timed_out() {}
+        self.n_undelivered()
     }
 
     pub(crate) fn statistics(&self) -> RegistryStatistics {

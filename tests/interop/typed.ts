@@ -31,6 +31,7 @@ function terminatorOf(message: ServerMessage): { streamId: StreamId; isWhole: bo
     case "query_unpaused":
     case "query_resumed":
     case "pong":
+    case "goaway":
       return undefined;
     default:
       return unreachable(message);

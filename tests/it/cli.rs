@@ -1,15 +1,15 @@
 //! The program, as a process: what it prints, and how it ends.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::Arc;
 use std::thread;
 
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-fn rowstream(arguments: &[&str]) -> Command {
+pub(crate) fn rowstream(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rowstream"));
     command
         .args(arguments)
@@ -20,39 +20,70 @@ fn rowstream(arguments: &[&str]) -> Command {
 }
 
 /// A `rowstream serve` process on a free port.
-struct Served {
-    process: Child,
-    url: String,
-    folder: TempDir,
+pub(crate) struct Served {
+    pub(crate) process: Child,
+    pub(crate) url: String,
+    /// What it prints after its address.
+    pub(crate) out: BufReader<ChildStdout>,
+    folder: Arc<TempDir>,
 }
 
 impl Served {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(&[])
     }
 
-    fn with(flags: &[&str]) -> Self {
+    /// With these arguments besides.
+    pub(crate) fn with(arguments: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("shop.db");
         let sql =
             "CREATE TABLE t(n INTEGER, name TEXT); INSERT INTO t VALUES (1, 'one'), (2, 'two, \"too\"'), (3, NULL)";
         Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-        Self::start(&path, folder, flags)
+        let mut command = rowstream(&["serve", "--listen", "127.0.0.1:0", "--db", path.to_str().unwrap()]);
+        command.args(arguments);
+        Self::start(command, folder)
     }
 
-    fn start(path: &Path, folder: TempDir, flags: &[&str]) -> Self {
-        let mut process = rowstream(&["serve", "--listen", "127.0.0.1:0", "--db", path.to_str().unwrap()])
-            .args(flags)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+    /// With these variables in its environment.
+    pub(crate) fn with_environment(variables: &[(&str, &str)]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("shop.db");
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch("CREATE TABLE t(n)")
             .unwrap();
+        let mut command = rowstream(&["serve", "--listen", "127.0.0.1:0", "--db", path.to_str().unwrap()]);
+        command.envs(variables.iter().copied());
+        Self::start(command, folder)
+    }
+
+    /// Ends by force, and another of the same database at this address.
+    pub(crate) fn killed_and_restarted(mut self, address: &str) -> Self {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        let path = self.folder.path().join("shop.db");
+        let command = rowstream(&["serve", "--listen", address, "--db", path.to_str().unwrap()]);
+        Self::start(command, Arc::clone(&self.folder))
+    }
+
+    pub(crate) fn start(mut command: Command, folder: impl Into<Arc<TempDir>>) -> Self {
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut out = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        out.read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
-        Self { process, url, folder }
+        Self {
+            process,
+            url,
+            out,
+            folder: folder.into(),
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        let authority = self.url.strip_prefix("ws://").and_then(|rest| rest.strip_suffix("/ws"));
+        authority.unwrap().parse().unwrap()
     }
 
     fn query(&self, arguments: &[&str]) -> Output {
@@ -90,7 +121,7 @@ impl Drop for Served {
     }
 }
 
-fn signal(process: &Child, name: &str) {
+pub(crate) fn signal(process: &Child, name: &str) {
     let status = Command::new("kill")
         .args([name, &process.id().to_string()])
         .status()
@@ -145,7 +176,7 @@ fn each_end_has_its_exit_code() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+pub(crate) const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
 
 /// A query without end, of which the first row has come.
 fn endless(served: &Served) -> (Child, BufReader<impl Read + use<>>) {
@@ -194,7 +225,7 @@ fn a_lost_server_is_said_to_be_lost() {
 
 #[test]
 fn a_terminated_server_ends_its_streams_and_itself() {
-    let mut served = Served::new();
+    let mut served = Served::with(&["--drain-seconds", "0"]);
     let (mut process, mut out) = endless(&served);
     signal(&served.process, "-TERM");
     std::io::copy(&mut out, &mut std::io::sink()).unwrap();

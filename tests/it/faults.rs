@@ -1,11 +1,18 @@
 //! Engines that panic or fail at every point: one stream ends, and nothing else.
 
-use rowstream::StreamingConfig;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
 use rowstream::engine::memory::{Gate, MemoryEngine, Script};
-use rowstream::engine::{EngineError, EngineErrorKind};
+use rowstream::engine::{Description, EngineError, EngineErrorKind, Estimate};
+use rowstream::server::{ApplicationMessage, ConnectionSender, Handled, MessageHandler};
+use rowstream::{CancelToken, Cursor, Engine, QuerySpec, Server, StreamingConfig};
 use serde_json::json;
 
-use crate::support::{Plain, Wire, eventually, serve_with};
+use crate::support::{DEADLINE, Plain, Wire, eventually, serve_with};
 
 const ROWS: u64 = 12;
 
@@ -76,6 +83,108 @@ fn a_panic_while_closing_changes_nothing_for_the_client() {
         assert_eq!(client.run("q", json!({})).assert_completed().rows.len() as u64, ROWS);
     }
     eventually("cursors", &0, || engine.probe().cursors_open);
+}
+
+/// Opens as told, and panics wherever else it is asked something.
+struct Touchy(MemoryEngine);
+
+impl Engine for Touchy {
+    fn open(&self, query: &QuerySpec, cancel: &CancelToken) -> Result<Box<dyn Cursor>, EngineError> {
+        self.0.open(query, cancel)
+    }
+
+    fn estimate(&self, _: &QuerySpec, _: Duration, _: &CancelToken) -> Estimate {
+        panic!("on purpose")
+    }
+
+    fn describe(&self, _: &str, _: &CancelToken) -> Result<Description, EngineError> {
+        panic!("on purpose")
+    }
+}
+
+#[test]
+fn a_panic_while_estimating_or_describing_ends_nothing() {
+    let engine = MemoryEngine::builder().query("q", rows(ROWS)).build();
+    let server = Server::builder()
+        .engine("touchy", Touchy(engine.clone()))
+        .workers(1)
+        .listen("127.0.0.1:0")
+        .start()
+        .unwrap();
+    let mut client = Plain::connect(&server);
+    for n in 0..3 {
+        client.send(&json!({"type": "describe_query", "query": "q", "request_id": n}));
+        let answer = client.recv();
+        assert!(
+            matches!(&answer, Wire::Error { code, stream_id: None, request_id, .. }
+                if code == "INTERNAL" && *request_id == Some(json!(n))),
+            "{answer:?}"
+        );
+        // Asked after the first batch, on the one worker there is.
+        let seen = client.run("q", json!({"batch_size": 1}));
+        assert_eq!(seen.assert_completed().rows.len() as u64, ROWS);
+    }
+    eventually("cursors", &0, || engine.probe().cursors_open);
+}
+
+/// Panics as soon as there is a connection, or once it is gone.
+struct Fragile {
+    at_start: AtomicBool,
+    n_gone: Arc<AtomicUsize>,
+}
+
+impl MessageHandler for Fragile {
+    fn connected(&self, _: &ConnectionSender) {
+        assert!(!self.at_start.swap(false, Ordering::AcqRel), "on purpose");
+    }
+
+    fn message(&self, _: ApplicationMessage<'_>, _: &ConnectionSender) -> Handled {
+        Handled::No
+    }
+
+    fn disconnected(&self, _: &ConnectionSender) {
+        self.n_gone.fetch_add(1, Ordering::AcqRel);
+        panic!("on purpose")
+    }
+}
+
+#[test]
+fn an_application_that_panics_at_either_end_of_a_connection_ends_that_one() {
+    let gate = Gate::new();
+    let engine = MemoryEngine::builder().query("q", rows(ROWS).gate(&gate)).build();
+    let n_gone = Arc::new(AtomicUsize::new(0));
+    let server = Server::builder()
+        .engine("memory", engine.clone())
+        .message_handler(Fragile {
+            at_start: AtomicBool::new(true),
+            n_gone: Arc::clone(&n_gone),
+        })
+        .listen("127.0.0.1:0")
+        .start()
+        .unwrap();
+    // Upgraded, and gone.
+    let mut first = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    first.set_read_timeout(Some(DEADLINE)).unwrap();
+    first
+        .write_all(
+            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .unwrap();
+    first.read_to_end(&mut Vec::new()).unwrap();
+    eventually("connections", &0, || server.connections());
+    let mut lively = Plain::connect(&server);
+    lively.query("q", json!({}));
+    lively.recv_started();
+    drop(Plain::connect(&server));
+    eventually("gone", &1, || n_gone.load(Ordering::Acquire));
+    eventually("connections", &1, || server.connections());
+    gate.open();
+    assert_eq!(lively.finish().assert_completed().rows.len() as u64, ROWS);
+    drop(lively);
+    eventually("connections", &0, || server.connections());
+    server.shutdown();
+    assert_eq!(engine.probe().cursors_open, 0);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod deflate;
 mod documents;
 mod errors;
 mod examples;
+mod exposition;
 mod faults;
 mod flow;
 mod formats;
@@ -29,8 +30,11 @@ mod http;
 #[cfg(feature = "cli")]
 mod interop;
 mod io_faults;
+mod operations;
 #[cfg(feature = "cli")]
 mod plain_client;
+#[cfg(feature = "cli")]
+mod process;
 mod proxy;
 mod resume;
 #[path = "../../src/protocol/schema_check_test.rs"]

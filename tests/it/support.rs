@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use rowstream::server::Limits;
@@ -147,6 +147,11 @@ pub(crate) enum Wire {
         retryable: bool,
         started: bool,
     },
+    Goaway {
+        reason: String,
+        drain_ms: u64,
+        resumable: bool,
+    },
     Pong {
         timestamp: Option<Value>,
     },
@@ -201,7 +206,11 @@ impl Wire {
             | Self::QueryCancelled { stream_id, .. } => Some(stream_id),
             Self::Error { stream_id, .. } => stream_id.as_deref(),
             Self::QueryStatus(status) => Some(&status.stream_id),
-            Self::QueryList { .. } | Self::Pong { .. } | Self::Welcome { .. } | Self::QueryDescription { .. } => None,
+            Self::QueryList { .. }
+            | Self::Pong { .. }
+            | Self::Goaway { .. }
+            | Self::Welcome { .. }
+            | Self::QueryDescription { .. } => None,
         }
     }
 
@@ -240,7 +249,11 @@ impl Plain {
 
     /// Connects with these headers besides.
     pub(crate) fn connect_with(server: &ServerHandle, headers: &[(&'static str, &str)]) -> Self {
-        let address = server.local_addr().unwrap();
+        Self::connect_to(server.local_addr().unwrap(), headers)
+    }
+
+    /// As [`connect_with`](Self::connect_with), to a server of another process.
+    pub(crate) fn connect_to(address: SocketAddr, headers: &[(&'static str, &str)]) -> Self {
         let mut request = format!("ws://{address}/ws").into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
@@ -384,6 +397,7 @@ impl Plain {
             | Wire::QueryList { .. }
             | Wire::Welcome { .. }
             | Wire::QueryDescription { .. }
+            | Wire::Goaway { .. }
             | Wire::Pong { .. } => {}
         }
     }

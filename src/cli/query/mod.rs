@@ -22,6 +22,7 @@ use param::{NamedParam, Param, Span};
 use progress::ProgressLine;
 
 use super::format::{Format, RowWriter};
+use super::signals::{SIGHUP, SIGINT, SIGTERM, on_signals};
 use super::{Exit, complain, reach, say};
 use crate::client::{Canceller, ClientError, CompletedMessage, Compression, Event, Outcome, QueryBuilder, QueryStream};
 use crate::error::CancelReason;
@@ -264,10 +265,10 @@ fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'
 }
 
 /// The first signal cancels the query, the second ends the process. True once there was one.
-fn cancel_on_signal(canceller: Canceller) -> Result<Arc<AtomicBool>, ctrlc::Error> {
+fn cancel_on_signal(canceller: Canceller) -> io::Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || {
+    on_signals(&[SIGINT, SIGTERM, SIGHUP], move |_signal| {
         if seen.swap(true, Ordering::AcqRel) {
             process::exit(Exit::Cancelled as i32);
         }

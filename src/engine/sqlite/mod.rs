@@ -27,6 +27,11 @@ use super::{CancelToken, Cursor, Description, Engine, EngineError, Estimate, Que
 /// the rest schema and program.
 const CONNECTION_BYTES: usize = 96 * 1024;
 
+/// The version of the SQLite that is compiled in, e.g. `3.51.0`.
+pub(crate) fn library_version() -> &'static str {
+    rusqlite::version()
+}
+
 /// One SQLite database file, opened for reading only.
 ///
 /// # Blocking

@@ -1,0 +1,130 @@
+//! A service manager that speaks systemd's protocols: what it is told (`sd_notify(3)`), and the socket that it hands over
+//! (`sd_listen_fds(3)`).
+//!
+//! Telling is a datagram to an address out of the environment, and done here; taking a descriptor over is not safe Rust, and left to
+//! a crate.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+
+/// How often a manager hears how the server is, where it does not ask for more.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a manager may take to take a datagram.
+const TELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whoever has started the program, as far as it wants to be told anything.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    socket: Option<UnixDatagram>,
+    interval: Duration,
+}
+
+impl Supervisor {
+    /// As `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` have it.
+    pub(super) fn from_env() -> Self {
+        let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| match connect(&name) {
+            Ok(socket) => Some(socket),
+            Err(error) => {
+                log::warn!("NOTIFY_SOCKET {}: {error}", name.display());
+                None
+            }
+        });
+        let watchdog = watchdog_interval(env::var_os("WATCHDOG_USEC"), env::var_os("WATCHDOG_PID"), process::id());
+        Self {
+            socket,
+            interval: watchdog.map_or(STATUS_INTERVAL, |interval| interval.min(STATUS_INTERVAL)),
+        }
+    }
+
+    /// How often to tell that all is well; `None` where nobody listens.
+    pub(super) fn interval(&self) -> Option<Duration> {
+        self.socket.is_some().then_some(self.interval)
+    }
+
+    /// The server takes connections.
+    pub(super) fn ready(&self, status: &str) {
+        self.tell(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// The server is alive: also what its watchdog waits for.
+    pub(super) fn alive(&self, status: &str) {
+        self.tell(&format!("WATCHDOG=1\nSTATUS={status}"));
+    }
+
+    /// The server is going away.
+    pub(super) fn stopping(&self, status: &str) {
+        self.tell(&format!("STOPPING=1\nSTATUS={status}"));
+    }
+
+    fn tell(&self, state: &str) {
+        if let Some(socket) = &self.socket
+            && let Err(error) = socket.send(state.as_bytes())
+        {
+            log::warn!("the service manager was not told: {error}");
+        }
+    }
+}
+
+/// A path, or behind an `@` a name in Linux's own space of them.
+fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
+    let address = match name.as_bytes() {
+        #[cfg(target_os = "linux")]
+        [b'@', name @ ..] => {
+            use std::os::linux::net::SocketAddrExt as _;
+            SocketAddr::from_abstract_name(name)?
+        }
+        _ => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    socket.set_write_timeout(Some(TELL_TIMEOUT))?;
+    Ok(socket)
+}
+
+/// Half of the time after which this process is taken for hung, as `sd_watchdog_enabled(3)` advises.
+fn watchdog_interval(usec: Option<OsString>, pid: Option<OsString>, own_pid: u32) -> Option<Duration> {
+    let number = |text: OsString| text.to_str().and_then(|text| text.parse::<u64>().ok());
+    if pid.is_some_and(|pid| number(pid) != Some(u64::from(own_pid))) {
+        return None;
+    }
+    let usec = number(usec?).filter(|usec| *usec > 0)?;
+    Some(Duration::from_micros(usec.div_ceil(2)))
+}
+
+/// The listening socket that was handed over, if one was.
+///
+/// # Errors
+/// Where it is no listening socket of TCP, or not the only one.
+pub(super) fn handed_over() -> io::Result<Option<TcpListener>> {
+    let mut sockets = ListenFd::from_env();
+    if sockets.len() > 1 {
+        let text = format!("{} sockets were handed over; a server listens on one", sockets.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    sockets.take_tcp_listener(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watchdog_is_fed_twice_as_often_as_it_bites() {
+        let interval = |usec: &str, pid: Option<&str>| watchdog_interval(Some(usec.into()), pid.map(Into::into), 7);
+        assert_eq!(interval("30000000", None), Some(Duration::from_secs(15)));
+        assert_eq!(interval("1", Some("7")), Some(Duration::from_micros(1)));
+        assert_eq!(interval("30000000", Some("8")), None, "another process");
+        assert_eq!(interval("0", None), None);
+        assert_eq!(interval("soon", None), None);
+        assert_eq!(watchdog_interval(None, Some("7".into()), 7), None);
+    }
+}

@@ -1,0 +1,305 @@
+//! `rowstream serve` as a service: signals, an end by force, and a service manager.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use rowstream::client::Event;
+use rowstream::{Client, ClientError, ErrorCode};
+use rusqlite::Connection;
+use serde_json::json;
+use tempfile::TempDir;
+use tungstenite::Message;
+
+use crate::cli::{ENDLESS, Served, signal};
+use crate::exposition::Samples;
+use crate::operations::get;
+use crate::support::{DEADLINE, Plain, Wire};
+
+fn connect(served: &Served) -> Plain {
+    Plain::connect_to(served.address(), &[])
+}
+
+/// Starts a query without end that stands still after each batch.
+fn start(client: &mut Plain, request_id: u64) {
+    client.query(
+        ENDLESS,
+        json!({"request_id": request_id, "batch_size": 10, "window": {"batches": 1}, "progress_interval_ms": 0}),
+    );
+}
+
+/// How the process ended. Waits without looking at a clock but to fail.
+#[track_caller]
+fn exit_of(process: &mut Child) -> ExitStatus {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(status) = process.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < end, "the process goes on");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_hundred_streams_end_once_each_when_the_server_is_terminated() {
+    let mut served = Served::with(&["--drain-seconds", "1"]);
+    let mut clients: Vec<Plain> = (0..4).map(|_| connect(&served)).collect();
+    for client in &mut clients {
+        for n in 0..25 {
+            start(client, n);
+        }
+        let mut n_batches = 0;
+        while n_batches < 25 {
+            n_batches += u32::from(matches!(client.recv(), Wire::QueryBatch { .. }));
+        }
+    }
+    signal(&served.process, "-TERM");
+    for client in &mut clients {
+        let mut n_ends = BTreeMap::new();
+        let mut n_goaways = 0;
+        let code = loop {
+            match client.next_raw() {
+                Message::Text(text) => match serde_json::from_str(&text).unwrap() {
+                    Wire::Goaway { drain_ms, .. } => {
+                        assert!(drain_ms <= 1_000, "{drain_ms}");
+                        n_goaways += 1;
+                    }
+                    Wire::QueryCancelled {
+                        request_id: Some(id),
+                        reason,
+                        rows_sent: 10,
+                        ..
+                    } if reason == "shutdown" => *n_ends.entry(id.as_u64()).or_insert(0) += 1,
+                    other => panic!("unexpected: {other:?}"),
+                },
+                Message::Close(frame) => break frame.map(|frame| u16::from(frame.code)),
+                other => panic!("unexpected: {other:?}"),
+            }
+        };
+        assert_eq!((n_goaways, code), (1, Some(1012)));
+        assert_eq!(n_ends, (0..25).map(|n| (Some(n), 1)).collect());
+    }
+    assert_eq!(exit_of(&mut served.process).code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_leaves_at_once() {
+    for (name, code) in [("-TERM", 143), ("-INT", 130)] {
+        let mut served = Served::with(&["--drain-seconds", "3600"]);
+        let mut client = connect(&served);
+        start(&mut client, 0);
+        client.recv_started();
+        signal(&served.process, name);
+        client.recv_until("goaway", |wire| matches!(wire, Wire::Goaway { .. }));
+        signal(&served.process, name);
+        assert_eq!(exit_of(&mut served.process).code(), Some(code), "{name}");
+    }
+}
+
+#[test]
+fn a_server_without_streams_ends_long_before_the_deadline() {
+    let mut served = Served::with(&["--drain-seconds", "3600"]);
+    let mut client = connect(&served);
+    client.run("SELECT 1", json!({})).assert_completed();
+    signal(&served.process, "-INT");
+    assert_eq!(client.recv_close(), 1012);
+    assert_eq!(exit_of(&mut served.process).code(), Some(0));
+}
+
+#[test]
+fn a_hang_up_ends_nothing() {
+    let served = Served::new();
+    let mut client = connect(&served);
+    start(&mut client, 0);
+    client.recv_until("rows", |wire| matches!(wire, Wire::QueryBatch { .. }));
+    signal(&served.process, "-HUP");
+    client.assert_silence();
+    connect(&served).run("SELECT 1", json!({})).assert_completed();
+}
+
+#[test]
+fn after_an_end_by_force_every_resume_is_refused_and_no_row_is_wrong() {
+    let mut served = Served::new();
+    let address = served.address().to_string();
+    let mut is_hung_up = 0;
+    for round in 0..5 {
+        let client = Client::connect(&served.url).unwrap();
+        let query = client.query(ENDLESS).batch_size(10).window(4, 1 << 20);
+        let mut stream = query.resumable(true).start().unwrap();
+        let mut plain = connect(&served);
+        plain.query(ENDLESS, json!({"resumable": true, "window": {"batches": 1}}));
+        let Wire::QueryStarted {
+            resume_token: Some(token),
+            ..
+        } = plain.recv_until("the start", |wire| matches!(wire, Wire::QueryStarted { .. }))
+        else {
+            panic!("no token")
+        };
+        let (mut n_rows, mut is_killed) = (0_i64, false);
+        let error = loop {
+            match stream.next_event() {
+                Ok(Some(Event::Batch(batch))) => {
+                    for row in batch.rows() {
+                        assert_eq!(row.get::<i64>("i").unwrap(), n_rows, "round {round}");
+                        n_rows += 1;
+                    }
+                }
+                Ok(Some(Event::Reconnecting)) => is_hung_up += 1,
+                Ok(Some(Event::Resumed)) => panic!("another server has resumed it"),
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("an endless query has an end"),
+                Err(error) => break error,
+            }
+            if n_rows >= 30 + 10 * round && !is_killed {
+                is_killed = true;
+                served = served.killed_and_restarted(&address);
+            }
+        };
+        assert!(
+            matches!(&error, ClientError::Query(error) if error.code == ErrorCode::ResumeDenied && error.stream_id.is_none()),
+            "{error}"
+        );
+        let mut plain = connect(&served);
+        plain.send(&json!({"type": "resume_query", "resume_token": token, "last_batch": -1}));
+        let refused = plain.recv();
+        assert!(
+            matches!(&refused, Wire::Error { code, .. } if code == "RESUME_DENIED"),
+            "{refused:?}"
+        );
+        plain.run("SELECT 1", json!({})).assert_completed();
+    }
+    assert_eq!(is_hung_up, 5, "each time the program was told");
+}
+
+/// The next thing that the service manager is told.
+#[track_caller]
+fn told(manager: &UnixDatagram) -> String {
+    let mut bytes = [0; 1024];
+    let n = manager.recv(&mut bytes).unwrap();
+    String::from_utf8(bytes[..n].to_vec()).unwrap()
+}
+
+#[track_caller]
+fn check_told(manager: &UnixDatagram, served: &mut Served) {
+    assert_eq!(told(manager), "READY=1\nSTATUS=0 connections, 0 streams");
+    let mut client = connect(served);
+    start(&mut client, 0);
+    client.recv_started();
+    while told(manager) != "WATCHDOG=1\nSTATUS=1 connections, 1 streams" {}
+    signal(&served.process, "-TERM");
+    while told(manager) != "STOPPING=1\nSTATUS=draining" {}
+    assert!(matches!(
+        client.recv_until("goaway", |wire| matches!(wire, Wire::Goaway { .. })),
+        Wire::Goaway { .. }
+    ));
+    // The watchdog is fed while streams end.
+    let draining = told(manager);
+    assert!(draining.starts_with("WATCHDOG=1\nSTATUS=draining: "), "{draining}");
+    client.send(&json!({"type": "cancel_query", "request_id": 0}));
+    assert_eq!(client.recv_close(), 1012);
+    assert_eq!(exit_of(&mut served.process).code(), Some(0));
+}
+
+#[test]
+fn a_service_manager_is_told_what_it_wants_to_know() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("notify");
+    let by_path = UnixDatagram::bind(&path).unwrap();
+    by_path.set_read_timeout(Some(DEADLINE)).unwrap();
+    let name = path.to_str().unwrap();
+    let variables = [("NOTIFY_SOCKET", name), ("WATCHDOG_USEC", "100000")];
+    check_told(&by_path, &mut Served::with_environment(&variables));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_service_manager_may_have_a_name_that_is_no_path() {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::SocketAddr;
+
+    let name = format!("rowstream-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let manager = UnixDatagram::bind_addr(&address).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let name = format!("@{name}");
+    let variables = [("NOTIFY_SOCKET", name.as_str()), ("WATCHDOG_USEC", "100000")];
+    check_told(&manager, &mut Served::with_environment(&variables));
+}
+
+/// Becomes the program, with a socket of its own making as descriptor 3, as systemd has it.
+const ACTIVATE: &str = "
+import os, socket, sys
+sock = socket.create_server(('127.0.0.1', 0))
+open(sys.argv[1], 'w').write(str(sock.getsockname()[1]))
+if sock.fileno() != 3:
+    os.dup2(sock.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS=sys.argv[2], LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[3], sys.argv[3:])
+";
+
+fn activated(n_sockets: &str, folder: &TempDir) -> Command {
+    let path = folder.path().join("shop.db");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE t(n)")
+        .unwrap();
+    let mut command = Command::new("python3");
+    command
+        .args(["-c", ACTIVATE])
+        .arg(folder.path().join("port"))
+        .args([
+            n_sockets,
+            env!("CARGO_BIN_EXE_rowstream"),
+            "serve",
+            "--listen",
+            "none:0",
+            "--db",
+        ])
+        .arg(path)
+        .stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn a_socket_that_is_handed_over_is_listened_on() {
+    let folder = TempDir::new().unwrap();
+    let port = folder.path().join("port");
+    let command = activated("1", &folder);
+    let mut served = Served::start(command, folder);
+    assert_eq!(
+        served.address().port().to_string(),
+        std::fs::read_to_string(port).unwrap()
+    );
+    connect(&served).run("SELECT n FROM t", json!({})).assert_completed();
+    signal(&served.process, "-TERM");
+    assert_eq!(exit_of(&mut served.process).code(), Some(0));
+}
+
+#[test]
+fn two_sockets_that_are_handed_over_are_one_too_many() {
+    let folder = TempDir::new().unwrap();
+    let output = activated("2", &folder).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("2 sockets were handed over"), "{said}");
+}
+
+#[test]
+fn operators_are_told_where_to_look() {
+    let mut served = Served::with(&["--admin-listen", "127.0.0.1:0"]);
+    let mut line = String::new();
+    served.out.read_line(&mut line).unwrap();
+    let address = line
+        .trim()
+        .strip_prefix("operators: http://")
+        .and_then(|rest| rest.strip_suffix("/metrics"));
+    let address = address.unwrap_or_else(|| panic!("{line}")).parse().unwrap();
+    connect(&served).run("SELECT 1", json!({})).assert_completed();
+    let samples = Samples::parse(&get(address, "/metrics").1);
+    assert_eq!(samples.get("rows_sent_total"), 1);
+    assert!(get(served.address(), "/metrics").0.starts_with("HTTP/1.1 404 "));
+}
