@@ -82,7 +82,7 @@ const ONE_HOME: &[(&str, &[&str])] = &[
     ("mpsc::channel", &[]),
     ("tungstenite", &["transport/websocket/"]),
     ("rusqlite", &["engine/sqlite/", "cli/demo/"]),
-    ("unsafe", &["engine/sqlite/ffi.rs"]),
+    ("unsafe", &["engine/sqlite/ffi.rs", "engine/sqlite/ffi/"]),
     ("println!", &["cli/"]),
     ("eprintln!", &["cli/"]),
     ("stdout()", &["cli/"]),
