@@ -637,7 +637,7 @@ extern "C" fn on_busy(context: *mut c_void, n_before: c_int) -> c_int {
 /// Bounds what SQLite allocates in this process, once, before the first connection is opened; where the application has set a bound
 /// already, that one stays.
 ///
-/// SQLite counts its memory under one lock for that. Of a scan's time, or of a sort's, that is less than can be measured, on two cores.
+/// SQLite counts its memory under one lock for that. With two threads on two cores, the difference was within the noise, of scans and of sorts.
 pub(super) fn initialize() {
     HEAP.call_once(|| {
         // SAFETY: takes any number; a negative one only asks.

@@ -32,9 +32,9 @@ use rusqlite::limits::Limit;
 /// rows whose cell is not read come as ever. Tables and views that break these limits may exist, for a schema is read without them.
 ///
 /// # Cancelling
-/// SQLite can be stopped between two operations, so the longest single operation is how long a cancel may take. With the numbers
-/// of the untrusted profile, that is less than a tenth of a second: `instr` and `replace` with 100,000 bytes take some 50 ms. They take
-/// the square of `cell_bytes_max`: with 1 MiB, 5 s.
+/// SQLite can be stopped between two operations, so the longest single operation is how long a cancel may take. With the numbers of the
+/// untrusted profile, `instr` and `replace` with 100,000 bytes were measured at 50 ms. They take the square of `cell_bytes_max`: with 1 MiB,
+/// many seconds.
 /// Functions that could take longer are not on the list (`json_patch`, `json_pretty`, `unhex` with two arguments), and `trim` takes at most
 /// 256 characters to trim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
