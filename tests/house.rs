@@ -103,7 +103,7 @@ const ONE_HOME: &[(&str, &[&str])] = &[
     ("tungstenite", &["transport/websocket/"]),
     ("rustls", &["transport/tls/"]),
     ("rusqlite", &["engine/sqlite/", "cli/demo/"]),
-    ("unsafe", &["engine/sqlite/ffi.rs"]),
+    ("unsafe", &["engine/sqlite/ffi.rs", "engine/sqlite/ffi/"]),
     ("println!", &["cli/"]),
     ("eprintln!", &["cli/"]),
     ("stdout()", &["cli/"]),

@@ -208,7 +208,7 @@ impl Reports {
             "connections_unserved_total",
             "Connections that were not served, by why.",
             "reason",
-            refusals.by_reason().into_iter(),
+            refusals.by_reason(),
         );
         out.counters(
             "connections_ended_total",

@@ -33,8 +33,10 @@ impl Served {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("interop.db");
         Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        // The corpus has cells above the default of 100,000 bytes.
+        let engine = SqliteEngine::builder(&path).cell_bytes_max(1 << 20).open().unwrap();
         let server = Server::builder()
-            .engine("sqlite", SqliteEngine::open(&path).unwrap())
+            .engine("sqlite", engine)
             .listen("127.0.0.1:0")
             .permessage_deflate(true)
             .start()

@@ -197,3 +197,36 @@ fn a_stalled_stream_holds_its_snapshot_until_the_stall_limit() {
     assert!(empties(), "its snapshot is given up before its client is told");
     assert_eq!(log_bytes(), 0);
 }
+
+#[test]
+fn errors_never_tell_where_the_database_is() {
+    let folder = TempDir::with_prefix("canary-folder").unwrap();
+    let path = folder.path().join("canary-file.db");
+    let create = "CREATE TABLE t(a); INSERT INTO t VALUES (1)";
+    Connection::open(&path).unwrap().execute_batch(create).unwrap();
+    let server = Server::builder()
+        .engine("sqlite", SqliteEngine::open(&path).unwrap())
+        .listen("127.0.0.1:0")
+        .start()
+        .unwrap();
+    let mut client = Plain::connect(&server);
+    let mut check = |sql: &str, code: &str| {
+        let seen = client.run(sql, json!({}));
+        assert_eq!(seen.error_code(), code, "{sql}");
+        assert!(!format!("{:?}", seen.end).contains("canary"), "{sql}: {:?}", seen.end);
+    };
+    check("SELECT * FROM pragma_database_list", "READ_ONLY");
+    check("PRAGMA database_list", "READ_ONLY");
+    check("ATTACH 'x' AS y", "READ_ONLY");
+    check("SELECT * FROM nowhere", "SYNTAX_ERROR");
+    std::fs::write(
+        &path,
+        "no database, but long enough to be taken for one at first sight".repeat(100),
+    )
+    .unwrap();
+    check("SELECT * FROM t", "ENGINE_UNAVAILABLE");
+    std::fs::remove_file(&path).unwrap();
+    check("SELECT * FROM t", "ENGINE_UNAVAILABLE");
+    std::fs::create_dir(&path).unwrap();
+    check("SELECT * FROM t", "ENGINE_UNAVAILABLE");
+}

@@ -1,6 +1,6 @@
 //! One running query: a prepared statement with its parameters bound, and the connection it has on loan.
 
-use super::error::{while_filling, while_preparing, while_running};
+use super::error::{not_reading, while_filling, while_preparing, while_running};
 use super::ffi::{Database, Prepared, Statement};
 use super::pool::Loan;
 use crate::engine::{CancelToken, Cursor, CursorProgress, Description, EngineError, EngineErrorKind, QuerySpec, Step};
@@ -12,6 +12,7 @@ pub(super) struct SqliteCursor {
     open: Option<(Statement, Loan)>,
     schema: Schema,
     cancel: CancelToken,
+    failed: Option<EngineErrorKind>,
 }
 
 impl SqliteCursor {
@@ -24,7 +25,7 @@ impl SqliteCursor {
         let mut statement = match prepare(database, &query.sql, cancel) {
             Ok(statement) => statement,
             Err((database, error)) => {
-                loan.give_back(database);
+                end(loan, database, Some(error.kind));
                 return Err(error);
             }
         };
@@ -39,6 +40,7 @@ impl SqliteCursor {
             schema,
             open: Some((statement, loan)),
             cancel: cancel.clone(),
+            failed: None,
         })
     }
 }
@@ -59,7 +61,11 @@ impl Cursor for SqliteCursor {
         match statement.fill(out) {
             Ok(true) => Ok(Step::Done),
             Ok(false) => Ok(Step::More),
-            Err(error) => Err(while_filling(error, &self.cancel)),
+            Err(error) => {
+                let error = while_filling(error, &self.cancel);
+                self.failed = Some(error.kind);
+                Err(error)
+            }
         }
     }
 
@@ -75,8 +81,17 @@ impl Cursor for SqliteCursor {
 impl Drop for SqliteCursor {
     fn drop(&mut self) {
         if let Some((statement, loan)) = self.open.take() {
-            loan.give_back(statement.into_database());
+            end(loan, statement.into_database(), self.failed);
         }
+    }
+}
+
+/// Gives a connection back, unless it could not read the file: another one may.
+fn end(loan: Loan, database: Database, failed: Option<EngineErrorKind>) {
+    if failed == Some(EngineErrorKind::Unavailable) {
+        loan.give_up(database);
+    } else {
+        loan.give_back(database);
     }
 }
 
@@ -107,9 +122,7 @@ fn check(statement: &Statement) -> Result<(), EngineError> {
     if statement.is_read_only() && statement.n_columns() > 0 {
         return Ok(());
     }
-    let mut error = EngineError::new(EngineErrorKind::ReadOnly, "the statement does something else than read");
-    error.hint = Some("only statements that read are allowed".to_owned());
-    Err(error)
+    Err(not_reading())
 }
 
 /// Binds every parameter of the statement, and refuses those it does not have.
@@ -227,7 +240,7 @@ pub(super) fn describe(
         }
         Err((database, error)) => (Err(error), database),
     };
-    loan.give_back(database);
+    end(loan, database, described.as_ref().err().map(|error| error.kind));
     described
 }
 

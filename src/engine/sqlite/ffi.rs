@@ -1,7 +1,10 @@
 //! The C interface: a statement that owns its connection, and the handlers that SQLite calls while it works.
 //!
-//! The only file of this engine with `unsafe`. Everything it offers is safe. Must not know pools, plans or error kinds.
+//! The only part of this engine with `unsafe`. Everything it offers is safe. Must not know pools, plans or error kinds.
 #![allow(unsafe_code)] // this is the one place for it; each block says why it holds
+
+mod temporary;
+mod trim;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +18,14 @@ use rusqlite::{Connection, ffi};
 use crate::clock;
 use crate::engine::CancelToken;
 use crate::rows::{CellSink, RowError, RowSource, RowWriter, Value};
+
+pub(super) use temporary::file_system;
+
+/// What SQLite may allocate in this process unless somebody says otherwise.
+pub(super) const HEAP_BYTES_MAX: i64 = 256 * 1024 * 1024;
+
+/// So many temporary files of the largest size fill the heap.
+const TEMPORARY_FILES: i64 = 4;
 
 /// SQLite's virtual machine calls the progress handler after so many operations: some tens of microseconds.
 const OPERATIONS_PER_PULSE: c_int = 1_000;
@@ -35,6 +46,8 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// Byte offset into the statement's text.
     pub(super) offset: Option<u32>,
+    /// Whether temporary files are memory, so that a full one is not a full disk.
+    pub(super) in_memory: bool,
 }
 
 /// Why rows stopped coming.
@@ -53,7 +66,7 @@ struct Pulse {
     deadline: Option<Instant>,
     /// Told the time while a fill is under way; null otherwise.
     writer: *mut RowWriter,
-    /// Woken by the token while waiting for a lock.
+    /// Woken by the token.
     cancelled: Option<Receiver<()>>,
     lock_timeout: Duration,
     /// Waited for a lock so far, in this statement.
@@ -65,6 +78,20 @@ pub(super) struct Database {
     // Before `pulse` is freed: SQLite holds a pointer to it.
     connection: Option<Connection>,
     pulse: NonNull<Pulse>,
+    temporary_in_memory: bool,
+}
+
+/// A connection as a token's hook sees it, which does nothing but interrupt it.
+struct Interrupt(*mut ffi::sqlite3);
+
+// SAFETY: `sqlite3_interrupt` may be called from any thread while the connection is open.
+unsafe impl Send for Interrupt {}
+
+impl Interrupt {
+    fn interrupt(&self) {
+        // SAFETY: the hook that owns this is disarmed, which waits for it to end, before the connection is closed (see `unwatch`).
+        unsafe { ffi::sqlite3_interrupt(self.0) };
+    }
 }
 
 // SAFETY: `Connection` is `Send`. `pulse` is owned by this value alone (a box that SQLite's handlers of this very connection
@@ -73,8 +100,8 @@ pub(super) struct Database {
 unsafe impl Send for Database {}
 
 impl Database {
-    /// Takes over a connection and installs the handlers.
-    pub(super) fn new(connection: Connection, lock_timeout: Duration) -> Self {
+    /// Takes over a connection and installs the handlers. `temporary_in_memory`: it was opened with [`file_system`].
+    pub(super) fn new(connection: Connection, lock_timeout: Duration, temporary_in_memory: bool) -> Self {
         let pulse = NonNull::from(Box::leak(Box::new(Pulse {
             cancel: None,
             deadline: None,
@@ -102,6 +129,16 @@ impl Database {
         Self {
             connection: Some(connection),
             pulse,
+            temporary_in_memory,
+        }
+    }
+
+    /// Bounds what `trim` and its like take on one pair of values.
+    pub(super) fn bound_trim(&mut self) -> Result<(), Failure> {
+        // SAFETY: the connection is open, and ours alone.
+        match unsafe { trim::install(self.handle()) } {
+            ffi::SQLITE_OK => Ok(()),
+            _ => Err(self.failure()),
         }
     }
 
@@ -115,9 +152,18 @@ impl Database {
     /// What stops the statements that follow.
     pub(super) fn watch(&mut self, cancel: CancelToken, deadline: Option<Instant>) {
         self.unwatch();
+        let (wake, cancelled) = bounded(1);
+        let connection = Interrupt(self.handle());
+        cancel.arm(move || {
+            // A wake-up that finds one already there says nothing new.
+            let _already_there = wake.try_send(());
+            // Ends what the progress handler is not called in, such as counting the pages of a table.
+            connection.interrupt();
+        });
         // SAFETY: no call on this connection is under way, since we have it by unique reference.
         let pulse = unsafe { self.pulse.as_mut() };
         pulse.cancel = Some(cancel);
+        pulse.cancelled = Some(cancelled);
         pulse.deadline = deadline;
         pulse.lock_waited = Duration::ZERO;
     }
@@ -127,10 +173,8 @@ impl Database {
         // SAFETY: as in `watch`.
         let pulse = unsafe { self.pulse.as_mut() };
         pulse.deadline = None;
-        let cancel = pulse.cancel.take();
-        if pulse.cancelled.take().is_some()
-            && let Some(cancel) = cancel
-        {
+        pulse.cancelled = None;
+        if let Some(cancel) = pulse.cancel.take() {
             cancel.disarm();
         }
     }
@@ -165,6 +209,7 @@ impl Database {
             code,
             message,
             offset: u32::try_from(offset).ok(),
+            in_memory: self.temporary_in_memory,
         }
     }
 
@@ -178,6 +223,7 @@ impl Database {
                 code: ffi::SQLITE_TOOBIG,
                 message: "the query is too long".to_owned(),
                 offset: None,
+                in_memory: self.temporary_in_memory,
             });
         };
         // SAFETY: the text is `len` readable bytes; both out-pointers are valid for the call.
@@ -568,29 +614,58 @@ extern "C" fn on_busy(context: *mut c_void, n_before: c_int) -> c_int {
             return false;
         }
         pulse.lock_waited += wait;
-        let Some(cancel) = pulse.cancel.clone() else {
+        let (Some(cancel), Some(cancelled)) = (&pulse.cancel, &pulse.cancelled) else {
             return false;
         };
-        let cancelled = pulse.cancelled.get_or_insert_with(|| {
-            let (wake, cancelled) = bounded(1);
-            // A wake-up that finds one already there says nothing new.
-            cancel.arm(move || {
-                let _already_there = wake.try_send(());
-            });
-            cancelled
-        });
         let _woken_or_not = cancelled.recv_timeout(wait);
         !cancel.is_cancelled()
     }));
     c_int::from(again.unwrap_or(false))
 }
 
-/// Prepares the library for many connections on many threads, once a process, before the first is opened.
+/// Bounds what SQLite allocates in this process, once, before the first connection is opened; where the application has set a bound
+/// already, that one stays.
+///
+/// SQLite counts its memory under one lock for that. With two threads on two cores, the difference was within the noise, of scans and of sorts.
 pub(super) fn initialize() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: the verb takes one integer. Without SQLite's own memory statistics, its allocations take no global lock. Where
-        // the application has SQLite running already, this is refused, and nothing changes.
-        unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_MEMSTATUS, 0) };
+    HEAP.call_once(|| {
+        // SAFETY: takes any number; a negative one only asks.
+        if unsafe { ffi::sqlite3_hard_heap_limit64(-1) } == 0 {
+            set_heap_limit(HEAP_BYTES_MAX);
+        }
     });
+}
+
+static HEAP: Once = Once::new();
+
+/// Sets the bound, instead of the default. 0: none.
+pub(super) fn limit_heap(bytes_max: u64) {
+    HEAP.call_once(|| {});
+    set_heap_limit(i64::try_from(bytes_max).unwrap_or(i64::MAX));
+}
+
+fn set_heap_limit(bytes_max: i64) {
+    // SAFETY: takes any number.
+    unsafe { ffi::sqlite3_hard_heap_limit64(bytes_max) };
+    let bounded = if bytes_max == 0 { HEAP_BYTES_MAX } else { bytes_max };
+    temporary::limit_file_bytes(bounded / TEMPORARY_FILES);
+}
+
+/// The bound, or 0.
+pub(super) fn heap_limit() -> u64 {
+    // SAFETY: a negative number only asks.
+    u64::try_from(unsafe { ffi::sqlite3_hard_heap_limit64(-1) }).unwrap_or(0)
+}
+
+/// What SQLite has allocated.
+pub(super) fn heap_bytes() -> u64 {
+    // SAFETY: only asks.
+    u64::try_from(unsafe { ffi::sqlite3_memory_used() }).unwrap_or(0)
+}
+
+/// The most that it has had since this was last called.
+#[cfg(test)]
+pub(super) fn heap_bytes_highest() -> u64 {
+    // SAFETY: any number says whether the mark is set back.
+    u64::try_from(unsafe { ffi::sqlite3_memory_highwater(1) }).unwrap_or(0)
 }

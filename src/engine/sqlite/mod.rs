@@ -4,13 +4,21 @@
 //! into the batch. Must not know streams or the protocol.
 //!
 //! What keeps a database as it is: the connection is read-only, an authorizer lets statements do nothing but select, and a
-//! prepared statement that would write, or that has no columns, is refused. None of the three is enough alone.
+//! prepared statement that would write, or that has no columns, is refused. None of the three is enough alone. How large a query may be
+//! is a matter of the [profile](SqliteProfile).
 
+#[cfg(test)]
+mod bombs_test;
 mod cursor;
 mod error;
 mod estimate;
 mod ffi;
+#[cfg(test)]
+mod file_test;
 mod pool;
+mod profile;
+#[cfg(test)]
+mod profile_test;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +28,8 @@ use std::time::Duration;
 
 use cursor::SqliteCursor;
 use pool::{Pool, Settings};
+
+pub use profile::SqliteProfile;
 
 use super::{CancelToken, Cursor, Description, Engine, EngineError, Estimate, QuerySpec};
 
@@ -37,7 +47,14 @@ pub(crate) fn library_version() -> &'static str {
 /// # Blocking
 /// [`open`](Engine::open) blocks for preparing the statement, and on a locked database for the lock timeout;
 /// [`fill`](Cursor::fill) for as long as SQLite computes. The [`CancelToken`] ends each of these waits, except that SQLite
-/// cannot be stopped inside one function call on one huge value; the bound on a cell's size bounds that.
+/// cannot be stopped inside one function call on one huge value; the [profile](SqliteProfile#cancelling) says how long that may be.
+///
+/// # Memory
+/// All that SQLite allocates in this process is bounded, see [`limit_heap`].
+///
+/// # Replacing the file
+/// By renaming another over it: running queries read the old one to its end, new ones see the new one. A file that is cut or
+/// overwritten in place is an error where SQLite notices, which it does by page; rows before the error may be wrong then.
 ///
 /// A cursor that rests holds a read transaction: while a client is slow, a writer's write-ahead log cannot be shortened.
 #[derive(Debug)]
@@ -69,7 +86,11 @@ impl SqliteEngine {
                 cache_kib: 64,
                 lock_timeout: Duration::from_secs(2),
                 idle_max: 16,
-                cell_bytes_max: 16 * 1024 * 1024,
+                profile: SqliteProfile::default(),
+                query_bytes_max: None,
+                cell_bytes_max: None,
+                columns_max: None,
+                parameters_max: None,
             },
         }
     }
@@ -95,9 +116,36 @@ impl SqliteEngineBuilder {
         self
     }
 
-    /// Largest text or blob, in bytes, that a query may make or read (`SQLITE_LIMIT_LENGTH`). Defaults to 16 MiB.
+    /// How far those are trusted who send queries. Defaults to [`Untrusted`](SqliteProfile::Untrusted). The settings below are the
+    /// profile's unless they are set too, before or after.
+    pub fn profile(mut self, profile: SqliteProfile) -> Self {
+        self.settings.profile = profile;
+        self
+    }
+
+    /// Longest text of a query, in bytes (`SQLITE_LIMIT_SQL_LENGTH`). Defaults to 64 KiB, or 1 MiB where queries are trusted. A server
+    /// has a limit of its own besides.
+    pub fn query_bytes_max(mut self, bytes_max: u32) -> Self {
+        self.settings.query_bytes_max = Some(bytes_max);
+        self
+    }
+
+    /// Largest text or blob, in bytes, that a query may make or read (`SQLITE_LIMIT_LENGTH`), and so the largest row that it may sort.
+    /// Defaults to 100,000, or 1 MiB where queries are trusted; at most 16 MiB. How long a cancel may take grows with its square.
     pub fn cell_bytes_max(mut self, bytes_max: u32) -> Self {
-        self.settings.cell_bytes_max = bytes_max;
+        self.settings.cell_bytes_max = Some(bytes_max);
+        self
+    }
+
+    /// Most columns of a result (`SQLITE_LIMIT_COLUMN`). Defaults to 256, or 2,000 where queries are trusted, which is also the most.
+    pub fn columns_max(mut self, columns_max: u16) -> Self {
+        self.settings.columns_max = Some(columns_max);
+        self
+    }
+
+    /// Most parameters (`SQLITE_LIMIT_VARIABLE_NUMBER`). Defaults to 100, or 32,766 where queries are trusted, which is also the most.
+    pub fn parameters_max(mut self, parameters_max: u16) -> Self {
+        self.settings.parameters_max = Some(parameters_max);
         self
     }
 
@@ -112,6 +160,25 @@ impl SqliteEngineBuilder {
         cursor::probe(database, loan)?;
         Ok(SqliteEngine { pool })
     }
+}
+
+/// Bounds what SQLite may allocate in this process, in bytes; 0 means no bound. Defaults to 256 MiB, from when the first engine is opened.
+///
+/// It holds for the whole process: for all engines, and for what the application does with SQLite itself, whose own bound
+/// (`sqlite3_hard_heap_limit64`) stays if it was set before. In it are the connections with their page caches, and whatever queries sort, group
+/// or collect. A query that finds no room fails with `ENGINE_BUSY`: it may be one that asks for too much, or its neighbour. So that it is
+/// mostly the former, one sort, group or intermediate table of an [untrusted](SqliteProfile::Untrusted) query may have a quarter of the bound,
+/// and then fails with `LIMIT_EXCEEDED`.
+///
+/// Without effect where the application has switched SQLite's memory statistics off.
+pub fn limit_heap(bytes_max: u64) {
+    ffi::limit_heap(bytes_max);
+}
+
+/// What SQLite has allocated in this process, in bytes: the gauge of [`limit_heap`].
+#[must_use]
+pub fn heap_bytes() -> u64 {
+    ffi::heap_bytes()
 }
 
 impl Engine for SqliteEngine {

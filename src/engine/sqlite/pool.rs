@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rusqlite::config::DbConfig;
-use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
-use rusqlite::limits::Limit;
+use rusqlite::hooks::AuthContext;
 use rusqlite::{Connection, OpenFlags};
 
-use super::error::while_opening;
+use super::error::{OpenError, while_opening};
 use super::ffi::{self, Database};
+use super::profile::{self, Bounds, SqliteProfile};
 use crate::engine::{CancelToken, EngineError, EngineErrorKind};
 
 /// How connections are opened.
@@ -24,7 +23,27 @@ pub(super) struct Settings {
     pub(super) cache_kib: u32,
     pub(super) lock_timeout: Duration,
     pub(super) idle_max: usize,
-    pub(super) cell_bytes_max: u32,
+    pub(super) profile: SqliteProfile,
+    /// The profile's, where not set otherwise.
+    pub(super) query_bytes_max: Option<u32>,
+    pub(super) cell_bytes_max: Option<u32>,
+    pub(super) columns_max: Option<u16>,
+    pub(super) parameters_max: Option<u16>,
+}
+
+impl Settings {
+    pub(super) fn bounds(&self) -> Bounds {
+        let set = |value: Option<u32>, default| value.map_or(default, |value| i32::try_from(value).unwrap_or(i32::MAX));
+        let bounds = self.profile.bounds();
+        let cell_bytes_max = self.cell_bytes_max.map(|max| max.min(profile::CELL_BYTES_CEILING));
+        Bounds {
+            query_bytes: set(self.query_bytes_max, bounds.query_bytes),
+            cell_bytes: set(cell_bytes_max, bounds.cell_bytes),
+            columns: set(self.columns_max.map(u32::from), bounds.columns),
+            parameters: set(self.parameters_max.map(u32::from), bounds.parameters),
+            ..bounds
+        }
+    }
 }
 
 /// Which file a path leads to, so that a replaced file is noticed.
@@ -70,7 +89,7 @@ impl Pool {
         cancel: &CancelToken,
         deadline: Option<Instant>,
     ) -> Result<(Database, Loan), EngineError> {
-        let identity = identity(&self.settings.path).map_err(|error| unreachable_file(&self.settings.path, &error))?;
+        let identity = identity(&self.settings.path).map_err(|error| unreachable_file(&error))?;
         let loan = Loan {
             pool: Arc::clone(self),
             identity,
@@ -101,6 +120,14 @@ impl Pool {
 }
 
 impl Loan {
+    /// Closes the connection, and all that are idle: what it could not read, or the schema that it could not load, they may have in
+    /// their caches.
+    pub(super) fn give_up(self, database: Database) {
+        drop(database);
+        let idle = std::mem::take(&mut *self.pool.idle.lock());
+        drop(idle);
+    }
+
     /// Gives the connection back.
     pub(super) fn give_back(self, mut database: Database) {
         database.unwatch();
@@ -115,41 +142,38 @@ impl Loan {
     }
 }
 
-fn open(settings: &Settings, cancel: &CancelToken, deadline: Option<Instant>) -> rusqlite::Result<Database> {
+fn open(settings: &Settings, cancel: &CancelToken, deadline: Option<Instant>) -> Result<Database, OpenError> {
     ffi::initialize();
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(&settings.path, flags)?;
-    let mut database = Database::new(connection, settings.lock_timeout);
+    // Those who are trusted may sort more than memory holds.
+    let in_memory = settings.profile == SqliteProfile::Untrusted;
+    let connection = if in_memory {
+        let file_system = ffi::file_system().ok_or(OpenError::NoFileSystem)?;
+        Connection::open_with_flags_and_vfs(&settings.path, flags, file_system)?
+    } else {
+        Connection::open_with_flags(&settings.path, flags)?
+    };
+    let mut database = Database::new(connection, settings.lock_timeout, in_memory);
     database.watch(cancel.clone(), deadline);
+    if in_memory {
+        database.bound_trim()?;
+    }
     configure(database.connection(), settings)?;
     Ok(database)
 }
 
 fn configure(connection: &mut Connection, settings: &Settings) -> rusqlite::Result<()> {
-    let length = i32::try_from(settings.cell_bytes_max).unwrap_or(i32::MAX);
-    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, length)?;
-    connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-    connection.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    profile::harden(connection)?;
     connection.execute_batch(&format!(
-        "PRAGMA query_only=1; PRAGMA cache_size=-{}; PRAGMA mmap_size=0;",
+        "PRAGMA query_only=1; PRAGMA cell_size_check=1; PRAGMA mmap_size=0; PRAGMA temp_store=FILE; PRAGMA cache_size=-{};",
         settings.cache_kib
     ))?;
+    // Loads the schema, under SQLite's own limits.
+    drop(connection.prepare("SELECT 1 FROM sqlite_schema")?);
+    settings.bounds().set(connection)?;
     // Last, for it would refuse the pragmas.
-    connection.authorizer(Some(|context: AuthContext<'_>| authorize(&context)))
-}
-
-/// One of three gates, none of which is enough alone: a read-only connection, this list, and a look at the prepared statement.
-fn authorize(context: &AuthContext<'_>) -> Authorization {
-    #[allow(clippy::wildcard_enum_match_arm)] // an allow-list: whatever else there is, or will be, is denied
-    match context.action {
-        AuthAction::Select | AuthAction::Read { .. } | AuthAction::Recursive => Authorization::Allow,
-        AuthAction::Function { function_name } if !function_name.eq_ignore_ascii_case("load_extension") => {
-            Authorization::Allow
-        }
-        _ => Authorization::Deny,
-    }
+    let profile = settings.profile;
+    connection.authorizer(Some(move |context: AuthContext<'_>| profile.authorize(&context)))
 }
 
 #[cfg(unix)]
@@ -165,7 +189,10 @@ fn identity(path: &Path) -> io::Result<Identity> {
     fs::metadata(path).map(|_| (0, 0))
 }
 
-fn unreachable_file(path: &Path, error: &io::Error) -> EngineError {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    EngineError::new(EngineErrorKind::Unavailable, format!("cannot open {name}: {error}"))
+/// Says nothing of the path: clients read it.
+fn unreachable_file(error: &io::Error) -> EngineError {
+    EngineError::new(
+        EngineErrorKind::Unavailable,
+        format!("cannot open the database: {}", error.kind()),
+    )
 }

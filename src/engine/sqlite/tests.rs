@@ -16,9 +16,9 @@ use crate::engine::{CancelReason, EngineErrorKind, Step, Total};
 use crate::rows::{BatchLimits, FlushSink, Int64Encoding, Params, RowFormat, RowShape, RowWriter, Value};
 use crate::thread::{STACK_BYTES_WORKER, spawn_named};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
-const LIMITS: BatchLimits = BatchLimits {
+pub(super) const LIMITS: BatchLimits = BatchLimits {
     rows_max: 10,
     bytes_max: 1 << 20,
     row_bytes_max: 1 << 20,
@@ -26,13 +26,13 @@ const LIMITS: BatchLimits = BatchLimits {
     until: None,
 };
 
-struct Fixture {
+pub(super) struct Fixture {
     _folder: TempDir,
-    path: PathBuf,
-    engine: SqliteEngine,
+    pub(super) path: PathBuf,
+    pub(super) engine: SqliteEngine,
 }
 
-fn fixture(sql: &str) -> Fixture {
+pub(super) fn fixture(sql: &str) -> Fixture {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("test.db");
     Connection::open(&path).unwrap().execute_batch(sql).unwrap();
@@ -45,9 +45,9 @@ fn fixture(sql: &str) -> Fixture {
 }
 
 /// A table `n` with the numbers below 1,000,000, made on the fly.
-const MANY: &str = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 999999) ";
+pub(super) const MANY: &str = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 999999) ";
 
-fn writer_of(cursor: &dyn Cursor) -> RowWriter {
+pub(super) fn writer_of(cursor: &dyn Cursor) -> RowWriter {
     RowWriter::new(RowShape::json(
         cursor.columns().unwrap(),
         RowFormat::Array,
@@ -56,7 +56,7 @@ fn writer_of(cursor: &dyn Cursor) -> RowWriter {
 }
 
 /// All rows of a query as one JSON array.
-fn rows(engine: &SqliteEngine, query: &QuerySpec) -> Result<String, EngineError> {
+pub(super) fn rows(engine: &SqliteEngine, query: &QuerySpec) -> Result<String, EngineError> {
     let mut cursor = engine.open(query, &CancelToken::new())?;
     let mut writer = writer_of(cursor.as_ref());
     let mut all = String::new();
@@ -77,12 +77,12 @@ fn rows(engine: &SqliteEngine, query: &QuerySpec) -> Result<String, EngineError>
 }
 
 #[track_caller]
-fn check(fixture: &Fixture, sql: &str, expected: &str) {
+pub(super) fn check(fixture: &Fixture, sql: &str, expected: &str) {
     assert_eq!(rows(&fixture.engine, &QuerySpec::new(sql)).unwrap(), expected, "{sql}");
 }
 
 #[track_caller]
-fn check_refused(fixture: &Fixture, query: &QuerySpec, kind: EngineErrorKind) -> EngineError {
+pub(super) fn check_refused(fixture: &Fixture, query: &QuerySpec, kind: EngineErrorKind) -> EngineError {
     let error = rows(&fixture.engine, query).unwrap_err();
     assert_eq!(error.kind, kind, "{}: {error:?}", query.sql);
     error
@@ -306,7 +306,7 @@ fn parameters_have_to_fit() {
 
 /// Opens a query, and cancels it from another thread once it works; the cursor must come back as cancelled.
 #[track_caller]
-fn check_cancelled(fixture: &Fixture, sql: &str, until_it_works: impl Fn() -> bool + Send + 'static) {
+pub(super) fn check_cancelled(fixture: &Fixture, sql: &str, until_it_works: impl Fn() -> bool + Send + 'static) {
     let cancel = CancelToken::new();
     let mut cursor = fixture.engine.open(&QuerySpec::new(sql), &cancel).unwrap();
     let (running, runs) = bounded::<()>(1);
@@ -519,7 +519,9 @@ fn a_truncated_file_is_an_error_and_no_crash() {
             other => break other,
         }
     };
-    assert_eq!(end.unwrap_err().kind, EngineErrorKind::Query);
+    let error = end.unwrap_err();
+    assert_eq!(error.kind, EngineErrorKind::Unavailable);
+    assert_eq!(error.message, "the database could not be read");
 }
 
 #[test]
