@@ -73,6 +73,9 @@ mod connection;
 mod deflate;
 pub mod engine;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)] // the fuzzers' door; in no build but theirs
+pub mod fuzzing;
 mod id;
 pub mod protocol;
 pub mod rows;

@@ -19,6 +19,9 @@ const SUBPROTOCOL_NAME: &str = "rowstream.v1";
 /// Most header lines.
 const HEADERS_MAX: usize = 64;
 
+/// Longest host that the page shows: a name of 255 bytes, a colon and a port. It does so three times, and escaped.
+const HOST_BYTES_MAX: usize = 261;
+
 /// What to do with a connection after its request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -180,7 +183,7 @@ fn route(request: &httparse::Request<'_, '_>, coding: Coding) -> Result<Routed, 
     }
     match path {
         "/" => Ok(Routed::Page {
-            host: host.map_or_else(
+            host: host.filter(|host| host.len() <= HOST_BYTES_MAX).map_or_else(
                 || "localhost".to_owned(),
                 |host| String::from_utf8_lossy(host).into_owned(),
             ),
