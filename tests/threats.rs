@@ -1,4 +1,5 @@
-//! `threats.md` holds what it promises: each threat has its tests, and each of these is there.
+//! `threats.md` and `SECURITY.md` hold what they promise: each threat has its tests, each promise its settings, and each of these is
+//! there.
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
@@ -101,6 +102,50 @@ fn what_is_missing_is_found() {
         "`src/a.rs::held`<br>`src/a.rs::other`",
     ] {
         assert_eq!(n_violations(cell), 1, "{cell}");
+    }
+}
+
+/// All Rust of the crate.
+fn sources(folder: &Path, into: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn promises_name_settings_and_sections_that_there_are() {
+    let promises = fs::read_to_string(root().join(".github/SECURITY.md")).unwrap();
+    let mut code = String::new();
+    sources(&root().join("src"), &mut code);
+    let settings: Vec<&str> = promises
+        .split('`')
+        .filter_map(|word| word.split_once("::"))
+        .map(|(_, name)| name)
+        .collect();
+    assert!(settings.len() > 10, "{settings:?}");
+    for name in settings {
+        let is_there = [format!("pub fn {name}("), format!("pub {name}: ")]
+            .iter()
+            .any(|item| code.contains(item));
+        assert!(is_there, "there is no setting {name}");
+    }
+    let specification = fs::read_to_string(root().join("src/protocol/spec.md")).unwrap();
+    let anchors: Vec<String> = specification
+        .lines()
+        .filter_map(|line| line.strip_prefix("## ").or(line.strip_prefix("### ")))
+        .map(|title| title.to_lowercase().replace(' ', "-").replace(['.', ',', '`'], ""))
+        .collect();
+    for link in promises.split("spec.md#").skip(1) {
+        let (anchor, _) = link.split_once(')').unwrap();
+        assert!(
+            anchors.iter().any(|known| known == anchor),
+            "there is no section {anchor}: {anchors:?}"
+        );
     }
 }
 
