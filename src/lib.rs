@@ -46,6 +46,7 @@
 //! | [`client`] | the synchronous client | `rows clock error id protocol thread transport` |
 //! | `server` | listener, connections, start and end of everything | `clock connection engine error id scheduler stream thread transport` |
 //! | `cli` | flags, output formats, exit codes | `rows client engine error server` |
+//! | `fuzzing` | what must hold of whatever a peer sends, in the tests' and the fuzzers' builds only | `clock client connection deflate error id protocol rows transport` |
 //!
 //! A test reads the sources and holds them to this table.
 //!
