@@ -48,6 +48,7 @@
 //! | [`client`] | the synchronous client | `auth rows clock error id protocol thread transport` |
 //! | `server` | listener, connections, reports to operators, start and end of everything | `auth clock connection engine error id metrics scheduler stream thread transport` |
 //! | `cli` | flags, output formats, signals, exit codes | `auth rows client engine error server thread` |
+//! | `fuzzing` | what must hold of whatever a peer sends, in the tests' and the fuzzers' builds only | `auth clock client connection deflate error id protocol rows transport` |
 //!
 //! A test reads the sources and holds them to this table.
 //!
@@ -81,6 +82,9 @@ mod connection;
 mod deflate;
 pub mod engine;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)] // the fuzzers' door; in no build but theirs
+pub mod fuzzing;
 mod id;
 mod metrics;
 pub mod protocol;

@@ -81,6 +81,22 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "cli",
         &["auth", "rows", "client", "engine", "error", "server", "thread"],
     ),
+    // In no build but the tests' and the fuzzers'.
+    (
+        "fuzzing",
+        &[
+            "auth",
+            "clock",
+            "client",
+            "connection",
+            "deflate",
+            "error",
+            "id",
+            "protocol",
+            "rows",
+            "transport",
+        ],
+    ),
 ];
 
 /// A word of code, and the only files it may stand in (a prefix each).
@@ -103,7 +119,11 @@ const ONE_HOME: &[(&str, &[&str])] = &[
     ("tungstenite", &["transport/websocket/"]),
     ("rustls", &["transport/tls/"]),
     ("rusqlite", &["engine/sqlite/", "cli/demo/"]),
-    ("unsafe", &["engine/sqlite/ffi.rs", "engine/sqlite/ffi/"]),
+    // Counting what is allocated takes an allocator, in the tests' and the fuzzers' build only.
+    (
+        "unsafe",
+        &["engine/sqlite/ffi.rs", "engine/sqlite/ffi/", "fuzzing/allocated.rs"],
+    ),
     ("println!", &["cli/"]),
     ("eprintln!", &["cli/"]),
     ("stdout()", &["cli/"]),

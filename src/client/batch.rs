@@ -33,7 +33,7 @@ type Span = (u32, u32);
 
 impl Batch {
     /// Finds rows and cells in `message`, or says what is wrong with it.
-    pub(super) fn new(message: BatchMessage, columns: &Arc<Schema>, row_format: RowFormat) -> Result<Self, String> {
+    pub(crate) fn new(message: BatchMessage, columns: &Arc<Schema>, row_format: RowFormat) -> Result<Self, String> {
         let mut batch = Self {
             number: message.batch_number,
             row_offset: message.row_offset,

@@ -613,6 +613,41 @@ fn check_violation(says: &str, act: impl FnOnce(&FakeServer, i64)) {
     assert!(stream.next().is_none());
 }
 
+/// Sends a batch of one row, that its checksum is for, as `text`.
+fn delivered(text: &[u8], checksum: &str) -> Option<Result<Batch, ClientError>> {
+    let (client, server) = connected();
+    let mut stream = client.query("q").checksum(true).window(4, 1 << 20).submit().unwrap();
+    let id = server.hear_query();
+    server.say_started(id);
+    let head = format!(
+        r#"{{"type":"query_batch","stream_id":"{STREAM}","request_id":{id},"batch_number":0,"row_count":1,"row_offset":0,"has_more":true,"checksum":"{checksum}","rows":"#
+    );
+    let message = [head.as_bytes(), text, b"}"].concat();
+    server.frames.lock().write_text(&message).unwrap();
+    stream.next()
+}
+
+#[test]
+fn a_batch_that_was_changed_on_its_way_is_not_delivered() {
+    const ROWS: &[u8] = br#"[["text and 1234567890"]]"#;
+    let checksum = format!("{:08x}", crate::protocol::checksum(ROWS));
+    let batch = delivered(ROWS, &checksum).unwrap().unwrap();
+    assert_eq!(
+        batch.rows().next().unwrap().get::<String>(0).unwrap(),
+        "text and 1234567890"
+    );
+    for bit in 0..ROWS.len() * 8 {
+        let mut changed = ROWS.to_vec();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        let refused = delivered(&changed, &checksum).unwrap();
+        // Where it still is JSON, it is asked for again over a new connection, if the stream is resumable.
+        assert!(
+            matches!(refused, Err(ClientError::Lost { .. } | ClientError::Protocol(_))),
+            "bit {bit}: {refused:?}"
+        );
+    }
+}
+
 #[test]
 fn a_server_that_breaks_the_protocol_is_not_believed() {
     check_violation("batch 1 from row 0 on where batch 0", |server, id| {

@@ -20,6 +20,8 @@ const HEADERS_MAX: usize = 64;
 
 /// How a connection begins on which the peer speaks TLS (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
+/// Longest host that the page shows: a name of 255 bytes, a colon and a port. It does so three times, and escaped.
+const HOST_BYTES_MAX: usize = 261;
 
 /// What to do with a connection after its request.
 #[derive(Debug, PartialEq, Eq)]
@@ -302,7 +304,7 @@ fn route(request: &httparse::Request<'_, '_>, Door { site, sites, coding }: Door
     }
     match path {
         "/" => Ok(Routed::Page {
-            host: host.map_or_else(
+            host: host.filter(|host| host.len() <= HOST_BYTES_MAX).map_or_else(
                 || "localhost".to_owned(),
                 |host| String::from_utf8_lossy(host).into_owned(),
             ),

@@ -7,7 +7,7 @@ mod admission;
 mod application;
 mod departure;
 mod heartbeat;
-mod http;
+pub(crate) mod http;
 mod lane;
 mod outbox;
 mod rate;

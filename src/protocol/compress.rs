@@ -159,7 +159,11 @@ pub(crate) fn decompress(codec: Compression, input: &[u8], len: usize) -> io::Re
         Compression::DeflateRaw => read_exactly(flate2::bufread::DeflateDecoder::new(input), len),
         Compression::Gzip => read_exactly(flate2::bufread::GzDecoder::new(input), len),
         #[cfg(feature = "compression")]
-        Compression::Zstd => read_exactly(zstd::stream::read::Decoder::with_buffer(input)?, len),
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+            decoder.window_log_max(zstd_window_log_max(len))?;
+            read_exactly(decoder, len)
+        }
         #[cfg(feature = "compression")]
         Compression::Lz4 => read_exactly(lz4_flex::frame::FrameDecoder::new(input), len),
         #[cfg(not(feature = "compression"))]
@@ -168,6 +172,13 @@ pub(crate) fn decompress(codec: Compression, input: &[u8], len: usize) -> io::Re
             Err(io::Error::new(io::ErrorKind::Unsupported, text))
         }
     }
+}
+
+/// A frame claims its window before anything comes out of it, 128 MiB if it likes. Taken is what all decoders are to take, 8 MiB (RFC
+/// 8878 section 3.1.1.1.2), or as much as the payload: a frame of one segment has that as its window.
+#[cfg(feature = "compression")]
+fn zstd_window_log_max(len: usize) -> u32 {
+    (usize::BITS - len.leading_zeros()).clamp(23, 30)
 }
 
 fn read_exactly(input: impl Read, len: usize) -> io::Result<Vec<u8>> {
@@ -259,6 +270,31 @@ mod tests {
             }
         }
         assert!(decompress(Compression::None, b"xy", 1).is_err());
+    }
+
+    /// A frame of one raw block, that claims a window of 2^`window_log` bytes.
+    #[cfg(feature = "compression")]
+    fn zstd_frame(window_log: u8, payload: &[u8]) -> Vec<u8> {
+        let block_header = (payload.len() as u32) << 3 | 1;
+        let head = [0x28, 0xB5, 0x2F, 0xFD, 0, (window_log - 10) << 3];
+        [&head, &block_header.to_le_bytes()[..3], payload].concat()
+    }
+
+    #[test]
+    #[cfg(feature = "compression")]
+    fn a_claimed_window_takes_no_memory() {
+        let payload = b"[[1]]";
+        let read = |window_log| decompress(Compression::Zstd, &zstd_frame(window_log, payload), payload.len());
+        assert_eq!(read(23).unwrap(), payload);
+        for window_log in [24, 27, 31] {
+            let error = read(window_log).unwrap_err();
+            assert!(error.to_string().contains("cannot be decompressed"), "{error}");
+        }
+        // Nor is a long payload refused that is its own window.
+        let long = vec![b'x'; 9 * 1024 * 1024];
+        let mut out = Vec::new();
+        assert!(Compressor::new(19).compress(Compression::Zstd, &long, &mut out));
+        assert_eq!(decompress(Compression::Zstd, &out, long.len()).unwrap(), long);
     }
 
     #[test]
