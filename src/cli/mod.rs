@@ -2,8 +2,11 @@
 //!
 //! The only part of the crate that prints. Must not know locks or sockets.
 
+mod assemble;
+mod config;
 mod demo;
 mod format;
+mod manual;
 mod query;
 mod reach;
 mod serve;
@@ -41,6 +44,12 @@ enum Command {
     Cancel(streams::CancelArguments),
     /// Make a token for somebody who may use a server.
     Token(token::Arguments),
+    /// Print every setting of `serve`, its value and who said it, without serving.
+    CheckConfig(config::Arguments),
+    /// Print a script that completes commands and flags in a shell.
+    Completions(manual::CompletionsArguments),
+    /// Print the manual page, of the program or of a command.
+    Man(manual::ManArguments),
 }
 
 /// How the program ends. The numbers are a contract with scripts.
@@ -76,6 +85,9 @@ pub fn main() -> ExitCode {
         Command::Ps(arguments) => streams::ps(&arguments),
         Command::Cancel(arguments) => streams::cancel(&arguments),
         Command::Token(arguments) => token::run(arguments),
+        Command::CheckConfig(arguments) => serve::check_config(arguments),
+        Command::Completions(arguments) => manual::completions(&arguments),
+        Command::Man(arguments) => manual::man(&arguments),
     };
     exit.into()
 }

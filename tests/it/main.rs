@@ -14,6 +14,8 @@ mod canary;
 mod cancel;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "cli")]
+mod config;
 mod cuts;
 mod death;
 mod deflate;

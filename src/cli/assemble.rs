@@ -1,0 +1,264 @@
+//! A server out of settings: engines opened, limits set, and what SIGHUP has read again.
+//!
+//! Must not know where settings come from.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::config::{Bytes, DemoScale, OrOff, RateLimit, Settings};
+use super::demo;
+use crate::StreamingConfig;
+use crate::auth::TokenFile;
+use crate::engine::sqlite::{SqliteEngine, SqliteEngineBuilder, limit_heap};
+use crate::server::{Limits, Server, ServerBuilder, ServerHandle, TlsConfig};
+
+/// A file that can be read again while the server runs.
+#[derive(Debug)]
+pub(super) enum Reloadable {
+    Tokens(Arc<TokenFile>),
+    Certificate,
+}
+
+impl Reloadable {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Tokens(_) => "tokens",
+            Self::Certificate => "certificate",
+        }
+    }
+
+    /// Reads it again; what is wrong with it leaves the server as it was. Blocks on the file.
+    pub(super) fn reload(&self, server: &ServerHandle) -> Result<(), String> {
+        match self {
+            Self::Tokens(tokens) => tokens.reload().map(drop).map_err(|error| error.to_string()),
+            Self::Certificate => server.reload_certificates().map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// What a server is started from.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    pub(super) builder: ServerBuilder,
+    /// The engines' names, in order.
+    pub(super) names: Vec<String>,
+    pub(super) reloadables: Vec<Reloadable>,
+    /// Unix sockets that the server will listen on.
+    pub(super) unix: Vec<String>,
+    pub(super) has_tls: bool,
+}
+
+/// Opens databases and files, and makes demo data where it is asked for; a socket that was `handed_over` stands for the addresses.
+/// Blocks on all of that.
+///
+/// # Errors
+/// What cannot be opened or makes no sense, for whoever has set it.
+pub(super) fn assemble(settings: &Settings, handed_over: Option<TcpListener>) -> Result<Assembly, String> {
+    let mut assembly = Assembly {
+        builder: Server::builder()
+            .permessage_deflate(settings.permessage_deflate)
+            .streaming(streaming(settings))
+            .limits(limits(settings))
+            .connections_max(settings.connections_max)
+            .streams_per_connection_max(settings.streams_per_connection_max)
+            .message_bytes_max(settings.message_bytes_max.in_memory())
+            .heartbeat(settings.heartbeat_interval, settings.heartbeat_dead_after)
+            .auth_deadline(settings.auth_deadline)
+            .auth_failures_per_minute(settings.auth_failures_per_minute)
+            .allowed_origins(settings.allowed_origins.iter().cloned())
+            .allowed_hosts(settings.allowed_hosts.iter().cloned())
+            .insecure(settings.insecure),
+        names: Vec::new(),
+        reloadables: Vec::new(),
+        unix: Vec::new(),
+        has_tls: false,
+    };
+    if let Some(workers) = settings.workers {
+        assembly.builder = assembly.builder.workers(workers);
+    }
+    assembly = add_addresses(assembly, settings, handed_over)?;
+    assembly = add_tls(
+        assembly,
+        settings.tls_certificate.as_deref(),
+        settings.tls_key.as_deref(),
+    )?;
+    if let Some(path) = &settings.token_file {
+        let tokens = TokenFile::open(path).map_err(|error| error.to_string())?;
+        let tokens = Arc::new(tokens);
+        assembly.builder = assembly.builder.authenticator(Arc::clone(&tokens));
+        assembly.reloadables.push(Reloadable::Tokens(tokens));
+    }
+    add_databases(assembly, settings)
+}
+
+fn add_addresses(
+    mut assembly: Assembly,
+    settings: &Settings,
+    handed_over: Option<TcpListener>,
+) -> Result<Assembly, String> {
+    let listen = match handed_over {
+        Some(socket) => {
+            assembly.builder = assembly.builder.listener(socket);
+            &[][..]
+        }
+        None => settings.listen.as_slice(),
+    };
+    for address in listen {
+        assembly.builder = match address.strip_prefix("unix:") {
+            Some(path) => {
+                assembly.unix.push(address.clone());
+                listen_unix(assembly.builder, path)?
+            }
+            None => assembly.builder.listen(address.as_str()),
+        };
+    }
+    if let Some(address) = &settings.admin_listen {
+        assembly.builder = assembly.builder.admin_listen(address.as_str());
+    }
+    Ok(assembly)
+}
+
+#[cfg(unix)]
+fn listen_unix(builder: ServerBuilder, path: &str) -> Result<ServerBuilder, String> {
+    Ok(builder.listen_unix(path))
+}
+
+#[cfg(not(unix))]
+fn listen_unix(_: ServerBuilder, path: &str) -> Result<ServerBuilder, String> {
+    Err(format!("unix:{path}: this system has no unix sockets"))
+}
+
+fn add_tls(mut assembly: Assembly, certificate: Option<&Path>, key: Option<&Path>) -> Result<Assembly, String> {
+    if let (Some(certificate), Some(key)) = (certificate, key) {
+        let config = TlsConfig::from_files(certificate, key).map_err(|error| error.to_string())?;
+        assembly.builder = assembly.builder.tls(config);
+        assembly.reloadables.push(Reloadable::Certificate);
+        assembly.has_tls = true;
+    }
+    Ok(assembly)
+}
+
+fn add_databases(mut assembly: Assembly, settings: &Settings) -> Result<Assembly, String> {
+    limit_heap(settings.sqlite_heap.0);
+    let mut databases: Vec<(String, PathBuf)> = settings
+        .db
+        .iter()
+        .map(|argument| {
+            let (name, path) = name_and_path(argument);
+            (name, PathBuf::from(path))
+        })
+        .collect();
+    if let Some(DemoScale(scale)) = settings.demo {
+        let path = demo::prepare(scale).map_err(|error| error.to_string())?;
+        databases.push(("demo".to_owned(), path));
+    }
+    for (name, path) in databases {
+        let engine = sqlite(settings, &path)
+            .open()
+            .map_err(|error| format!("{}: {}", path.display(), error.message))?;
+        assembly.builder = assembly.builder.engine(&name, engine);
+        assembly.names.push(name);
+    }
+    Ok(assembly)
+}
+
+fn sqlite(settings: &Settings, path: &Path) -> SqliteEngineBuilder {
+    let u32_of = |bytes: Bytes| u32::try_from(bytes.0).unwrap_or(u32::MAX);
+    let mut builder = SqliteEngine::builder(path)
+        .profile(settings.sqlite_profile.into())
+        .cache_kib(u32_of(Bytes(settings.sqlite_cache.0.div_ceil(1024))))
+        .lock_timeout(settings.sqlite_lock_timeout);
+    if let Some(bytes) = settings.sqlite_cell_bytes_max {
+        builder = builder.cell_bytes_max(u32_of(bytes));
+    }
+    if let Some(bytes) = settings.sqlite_query_bytes_max {
+        builder = builder.query_bytes_max(u32_of(bytes));
+    }
+    builder
+}
+
+/// `name=FILE`, or a file under the name of its stem.
+fn name_and_path(argument: &str) -> (String, &str) {
+    match argument.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !name.contains(['/', '\\', '.']) => (name.to_owned(), path),
+        _ => {
+            let stem = Path::new(argument).file_stem().unwrap_or_default();
+            (stem.to_string_lossy().into_owned(), argument)
+        }
+    }
+}
+
+fn streaming(settings: &Settings) -> StreamingConfig {
+    StreamingConfig {
+        batch_size: settings.batch_size,
+        batch_size_max: settings.batch_size_max,
+        batch_bytes: settings.batch_bytes.in_memory(),
+        batch_bytes_max: settings.batch_bytes_max.in_memory(),
+        row_bytes_max: settings.row_bytes_max.in_memory(),
+        first_batch_interval: settings.first_batch_interval,
+        batch_interval: settings.batch_interval,
+        progress_interval: settings.progress_interval,
+        max_query_duration: settings.max_query_duration,
+        channel_buffer_size: settings.channel_buffer_size,
+        buffer_bytes: settings.buffer_bytes.in_memory(),
+        stream_buffer_bytes_max: settings.stream_buffer_bytes_max.in_memory(),
+        held_bytes_max: settings.held_bytes_max.in_memory(),
+        connection_held_bytes_max: settings.connection_held_bytes_max.in_memory(),
+        window_batches_max: settings.window_batches_max,
+        window_bytes_max: settings.window_bytes_max.0,
+        window_batches: settings.window_batches,
+        window_bytes: settings.window_bytes.0,
+        retention: settings.retention,
+        retention_bytes: settings.retention_bytes.0,
+        retained_streams_max: settings.retained_streams_max,
+        stall_limit: settings.stall_limit,
+        queries_waiting_max: settings.queries_waiting_max,
+        compression_level: settings.compression_level,
+        detailed_progress: StreamingConfig::default().detailed_progress,
+    }
+}
+
+fn limits(settings: &Settings) -> Limits {
+    let rate = |limit: OrOff<RateLimit>| limit.0.map(|RateLimit(rate)| rate);
+    Limits {
+        head_deadline: settings.head_deadline,
+        idle_timeout: settings.idle_timeout.0,
+        fragments_max: settings.fragments_max,
+        assembly_timeout: settings.assembly_timeout,
+        ping_rate: rate(settings.ping_rate),
+        message_rate: rate(settings.message_rate),
+        query_rate: rate(settings.query_rate),
+        connections_per_address_max: settings.connections_per_address_max.0,
+        connection_rate_per_address: rate(settings.connection_rate_per_address),
+        connections_per_principal_max: settings.connections_per_principal_max,
+        streams_per_principal_max: settings.streams_per_principal_max,
+        streams_max: settings.streams_max,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(argument: &str, name: &str, path: &str) {
+        assert_eq!(name_and_path(argument), (name.to_owned(), path));
+    }
+
+    #[test]
+    fn databases_have_names() {
+        check("sales=data/s.db", "sales", "data/s.db");
+        check("data/sales.db", "sales", "data/sales.db");
+        check("./a=b.db", "a=b", "./a=b.db");
+        check("=x.db", "=x", "=x.db");
+    }
+
+    /// The program's defaults are the library's.
+    #[test]
+    fn nothing_said_is_the_default() {
+        let settings = super::super::config::Settings::of_defaults();
+        assert_eq!(streaming(&settings), StreamingConfig::default());
+        assert_eq!(limits(&settings), Limits::default());
+    }
+}
