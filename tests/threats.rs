@@ -129,9 +129,13 @@ fn promises_name_settings_and_sections_that_there_are() {
         .collect();
     assert!(settings.len() > 10, "{settings:?}");
     for name in settings {
-        let is_there = [format!("pub fn {name}("), format!("pub {name}: ")]
-            .iter()
-            .any(|item| code.contains(item));
+        let is_there = [
+            format!("pub fn {name}("),
+            format!("pub fn {name}<"),
+            format!("pub {name}: "),
+        ]
+        .iter()
+        .any(|item| code.contains(item));
         assert!(is_there, "there is no setting {name}");
     }
     let specification = fs::read_to_string(root().join("src/protocol/spec.md")).unwrap();

@@ -64,6 +64,12 @@ pub trait Engine: Send + Sync + 'static {
     fn cursor_bytes(&self) -> usize {
         0
     }
+
+    /// What this engine and all others of its kind in the process may take of memory together, cursors and all, in bytes, for the server's
+    /// [bound](crate::server::MemoryBound); `None` where nothing bounds it. Must not block. Defaults to `None`.
+    fn memory_bytes_max(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// One running query on the engine's side. One owner at a time; may move between threads between two calls.

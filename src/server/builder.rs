@@ -14,7 +14,7 @@ use super::exposure::exposed;
 use super::host::{HostLimits, Wish};
 use super::limits::Limits;
 use super::listener::Listener;
-use super::memory::MemoryBound;
+use super::memory::{EngineMemory, MemoryBound};
 use super::peers::Peers;
 use super::reports::Reports;
 use super::socket::{Place, Socket};
@@ -412,12 +412,8 @@ impl ServerBuilder {
         });
         let sockets = places.into_iter().map(listen).collect::<Result<Vec<_>, _>>()?;
         let admin_socket = admin_place.map(listen).transpose()?;
-        let cursor_bytes = engines
-            .iter()
-            .map(|named| named.engine.cursor_bytes())
-            .max()
-            .unwrap_or(0);
-        let mut memory = MemoryBound::new(&streaming, n_workers, cursor_bytes, message_bytes_max);
+        let engine_memory = EngineMemory::of(engines.iter().map(|named| &*named.engine));
+        let mut memory = MemoryBound::new(&streaming, n_workers, engine_memory, message_bytes_max);
         if permessage_deflate {
             memory.add_deflate(&streaming, n_workers);
         }

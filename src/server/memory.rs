@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::deflate::{DEFLATER_BYTES, DEFLATERS_KEPT_MAX, INFLATER_BYTES};
+use crate::engine::Engine;
 use crate::stream::StreamingConfig;
 use crate::thread::STACK_BYTES_WORKER;
 
@@ -24,8 +25,9 @@ const COLUMN_BATCHES: usize = if cfg!(feature = "arrow") { 2 } else { 0 };
 /// `fixed + streams × per_stream + connections × per_connection`, in bytes. `fixed` is the program, the workers' stacks and
 /// [`held_bytes_max`](StreamingConfig::held_bytes_max); a stream adds its [cursor](crate::Engine::cursor_bytes) and the one batch
 /// that it may make where the budget is used up, of the server's [`batch_bytes`](StreamingConfig::batch_bytes), in Arrow with the columns
-/// that it is made of; a connection its threads, its buffer and one incoming message. Not in it: what a query itself needs, to sort or to
-/// group, which is the engine's; and larger batches, for clients that ask for them or have rows of that size.
+/// that it is made of; a connection its threads, its buffer and one incoming message. What queries themselves need, to sort or to group, is
+/// in `fixed` for engines that [bound](crate::Engine::memory_bytes_max) it, as SQLite does, cursors and all; of others it is not in it. Not
+/// in it either: larger batches, for clients that ask for them or have rows of that size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryBound {
@@ -41,16 +43,41 @@ pub struct MemoryBound {
 /// records going out and the same once more on their way to the socket. An idle one has the state and the read buffers only.
 const TLS_BYTES: usize = 240 * 1024;
 
+/// What engines take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct EngineMemory {
+    /// All that bound themselves: those of one kind share their bound, and there are no two kinds that do.
+    pub(super) bounded: usize,
+    /// The largest cursor of the others.
+    pub(super) cursor: usize,
+}
+
+impl EngineMemory {
+    pub(super) fn of<'a>(engines: impl Iterator<Item = &'a dyn Engine>) -> Self {
+        engines.fold(Self::default(), |sum, engine| match engine.memory_bytes_max() {
+            Some(bytes_max) => Self {
+                bounded: sum.bounded.max(bytes_max),
+                ..sum
+            },
+            None => Self {
+                cursor: sum.cursor.max(engine.cursor_bytes()),
+                ..sum
+            },
+        })
+    }
+}
+
 impl MemoryBound {
     pub(super) fn new(
         config: &StreamingConfig,
         n_workers: usize,
-        cursor_bytes: usize,
+        engines: EngineMemory,
         message_bytes_max: usize,
     ) -> Self {
+        let workers = n_workers.saturating_mul(STACK_BYTES_WORKER);
         Self {
-            fixed: PROGRAM_BYTES + config.held_bytes_max + n_workers.saturating_mul(STACK_BYTES_WORKER),
-            per_stream: STREAM_BYTES + cursor_bytes + config.batch_bytes * (1 + COLUMN_BATCHES),
+            fixed: PROGRAM_BYTES + config.held_bytes_max + workers + engines.bounded,
+            per_stream: STREAM_BYTES + engines.cursor + config.batch_bytes * (1 + COLUMN_BATCHES),
             per_connection: CONNECTION_BYTES + message_bytes_max,
         }
     }
@@ -94,6 +121,7 @@ impl fmt::Display for MemoryBound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{CancelToken, Cursor, EngineError, QuerySpec};
 
     #[test]
     fn the_bound_is_the_sum_that_it_tells() {
@@ -102,7 +130,11 @@ mod tests {
             batch_bytes: 256 << 10,
             ..StreamingConfig::default()
         };
-        let bound = MemoryBound::new(&config, 4, 128 << 10, 64 << 10);
+        let engines = EngineMemory {
+            bounded: 0,
+            cursor: 128 << 10,
+        };
+        let bound = MemoryBound::new(&config, 4, engines, 64 << 10);
         let per_stream = 136 + 256 * (1 + COLUMN_BATCHES);
         assert_eq!(
             bound.to_string(),
@@ -122,6 +154,38 @@ mod tests {
                 "138336 KiB + streams x {} KiB + connections x 440 KiB",
                 per_stream + 256
             )
+        );
+    }
+
+    #[test]
+    fn engines_that_bound_themselves_are_counted_once_and_the_others_by_stream() {
+        struct Bounded(Option<usize>, usize);
+        impl Engine for Bounded {
+            fn open(&self, _: &QuerySpec, _: &CancelToken) -> Result<Box<dyn Cursor>, EngineError> {
+                Err(EngineError::cancelled())
+            }
+
+            fn cursor_bytes(&self) -> usize {
+                self.1
+            }
+
+            fn memory_bytes_max(&self) -> Option<usize> {
+                self.0
+            }
+        }
+        let engines = [
+            Bounded(Some(100), 7),
+            Bounded(None, 5),
+            Bounded(Some(200), 9),
+            Bounded(None, 3),
+        ];
+        let memory = EngineMemory::of(engines.iter().map(|engine| engine as &dyn Engine));
+        assert_eq!(
+            memory,
+            EngineMemory {
+                bounded: 200,
+                cursor: 5
+            }
         );
     }
 }

@@ -203,4 +203,12 @@ impl Engine for SqliteEngine {
     fn cursor_bytes(&self) -> usize {
         CONNECTION_BYTES + self.pool.settings.cache_kib as usize * 1024
     }
+
+    /// The bound of [`limit_heap`], if there is one.
+    fn memory_bytes_max(&self) -> Option<usize> {
+        match ffi::heap_limit() {
+            0 => None,
+            bytes_max => usize::try_from(bytes_max).ok(),
+        }
+    }
 }
