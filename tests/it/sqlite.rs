@@ -159,6 +159,10 @@ fn errors_never_tell_where_the_database_is() {
     check("PRAGMA database_list", "READ_ONLY");
     check("ATTACH 'x' AS y", "READ_ONLY");
     check("SELECT * FROM nowhere", "SYNTAX_ERROR");
+    // The table's page, the second, is there in part.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(5_000).unwrap();
+    check("SELECT * FROM t", "ENGINE_UNAVAILABLE");
     std::fs::write(
         &path,
         "no database, but long enough to be taken for one at first sight".repeat(100),
