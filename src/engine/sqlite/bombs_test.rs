@@ -95,6 +95,10 @@ const CANCELLED: &[&str] = &[
     "SELECT group_concat(i) FROM n",
     "SELECT string_agg(i, ' ') FROM n",
     "SELECT json_group_array(format('%.*c', 90000, 'x')) FROM n",
+    "SELECT json_group_array(i) FROM n",
+    "SELECT json_group_object(i, i) FROM n",
+    "SELECT jsonb_group_array(i) FROM n",
+    "SELECT group_concat(format('%.*c', 90000, 'x'), '') FROM n",
     "SELECT count(randomblob(99000)) FROM n",
     "SELECT count(hex(zeroblob(49000 + i % 2))) FROM n",
     "SELECT max(strftime(replace(format('%.*c', 9000, 'x'), 'x', '%d'), i)) FROM n",
@@ -127,6 +131,25 @@ fn bombs_that_never_end_are_cancelled() {
     let fixture = fixture("");
     for sql in CANCELLED {
         check_cancelled(&fixture, &format!("{ENDLESS}{sql}"), || true);
+    }
+}
+
+/// What collects ends also when it has long found more than it may keep: after as much work of another query as a million rows are.
+#[test]
+fn what_collects_without_end_is_cancelled_at_any_time() {
+    let fixture = fixture("");
+    for sql in [
+        "SELECT group_concat(i) FROM n",
+        "SELECT string_agg(i, ', ') FROM n",
+        "SELECT json_group_array(i) FROM n",
+        "SELECT json_group_object(i, i) FROM n",
+        "SELECT max(group_concat) FROM (SELECT group_concat(i) AS group_concat FROM n)",
+    ] {
+        let other = super::tests::fixture("");
+        let count = QuerySpec::new(format!("{MANY} SELECT count(*) FROM n"));
+        check_cancelled(&fixture, &format!("{ENDLESS}{sql}"), move || {
+            rows(&other.engine, &count).is_ok()
+        });
     }
 }
 
