@@ -244,7 +244,7 @@ fn n_temporary_files() -> usize {
         .count()
 }
 
-/// Not beside another test that sorts for trusted queries, of which there is none.
+/// Not beside another test that sorts as much for trusted queries, of which there is none.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_sort_leaves_the_disk_alone_unless_it_is_trusted() {
