@@ -111,11 +111,23 @@ fn an_endless_query_is_cancelled_and_its_connection_reused() {
 }
 
 #[test]
-fn a_time_limit_stops_a_sort() {
+fn a_time_limit_stops_what_sorts_or_collects() {
     let (_folder, server) = serve_sql("");
     let mut client = Plain::connect(&server);
-    let sort = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n ORDER BY -i";
-    assert_eq!(client.run(sort, json!({"timeout_ms": 50})).cancel_reason(), "timeout");
+    for sql in [
+        // Sorts again for every number.
+        "SELECT i FROM n WHERE 1 < (SELECT max(c) FROM (
+            WITH RECURSIVE m(j) AS (SELECT 0 UNION ALL SELECT j + 1 FROM m WHERE j < 99999)
+            SELECT count(*) AS c FROM m GROUP BY -j - n.i))",
+        "SELECT group_concat(i) FROM n",
+        "SELECT json_group_array(i) FROM n",
+        "SELECT json_group_object(i, i) FROM n",
+    ] {
+        let endless = format!("WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) {sql}");
+        let seen = client.run(&endless, json!({"timeout_ms": 50}));
+        assert_eq!(seen.cancel_reason(), "timeout", "{sql}");
+    }
+    eventually("streams", &0, || server.streams().reports().len());
 }
 
 #[test]
@@ -219,6 +231,10 @@ fn errors_never_tell_where_the_database_is() {
     check("PRAGMA database_list", "READ_ONLY");
     check("ATTACH 'x' AS y", "READ_ONLY");
     check("SELECT * FROM nowhere", "SYNTAX_ERROR");
+    // The table's page, the second, is there in part.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(5_000).unwrap();
+    check("SELECT * FROM t", "ENGINE_UNAVAILABLE");
     std::fs::write(
         &path,
         "no database, but long enough to be taken for one at first sight".repeat(100),

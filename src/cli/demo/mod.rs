@@ -3,6 +3,8 @@
 //! Owns the file's name, its mark of completeness, and who writes it when several processes start at once. Must not know
 //! what is in the tables.
 
+#[cfg(test)]
+mod queries_test;
 mod tables;
 
 use std::fmt;

@@ -1,9 +1,14 @@
 //! Queries made to use up memory, time or disk: each ends with an error, or when it is cancelled, and harms nobody else.
 #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rusqlite::Connection;
+
 use super::ffi;
-use super::tests::{LIMITS, MANY, check, check_cancelled, check_refused, fixture, rows, writer_of};
+use super::tests::{DEADLINE, LIMITS, MANY, check, check_cancelled, check_refused, fixture, rows, writer_of};
 use super::*;
+use crate::clock;
 use crate::engine::EngineErrorKind::{Busy, Limit, Query, ReadOnly};
 use crate::engine::{EngineErrorKind, Step};
 
@@ -90,6 +95,10 @@ const CANCELLED: &[&str] = &[
     "SELECT group_concat(i) FROM n",
     "SELECT string_agg(i, ' ') FROM n",
     "SELECT json_group_array(format('%.*c', 90000, 'x')) FROM n",
+    "SELECT json_group_array(i) FROM n",
+    "SELECT json_group_object(i, i) FROM n",
+    "SELECT jsonb_group_array(i) FROM n",
+    "SELECT group_concat(format('%.*c', 90000, 'x'), '') FROM n",
     "SELECT count(randomblob(99000)) FROM n",
     "SELECT count(hex(zeroblob(49000 + i % 2))) FROM n",
     "SELECT max(strftime(replace(format('%.*c', 9000, 'x'), 'x', '%d'), i)) FROM n",
@@ -123,6 +132,78 @@ fn bombs_that_never_end_are_cancelled() {
     for sql in CANCELLED {
         check_cancelled(&fixture, &format!("{ENDLESS}{sql}"), || true);
     }
+}
+
+/// What collects ends also when it has long found more than it may keep: after as much work of another query as a million rows are.
+#[test]
+fn what_collects_without_end_is_cancelled_at_any_time() {
+    let fixture = fixture("");
+    for sql in [
+        "SELECT group_concat(i) FROM n",
+        "SELECT string_agg(i, ', ') FROM n",
+        "SELECT json_group_array(i) FROM n",
+        "SELECT json_group_object(i, i) FROM n",
+        "SELECT max(group_concat) FROM (SELECT group_concat(i) AS group_concat FROM n)",
+    ] {
+        let other = super::tests::fixture("");
+        let count = QuerySpec::new(format!("{MANY} SELECT count(*) FROM n"));
+        check_cancelled(&fixture, &format!("{ENDLESS}{sql}"), move || {
+            rows(&other.engine, &count).is_ok()
+        });
+    }
+}
+
+/// It sorts more than SQLite keeps outside of temporary files, over and over, and has no row to say.
+const SORTING: &str = "SELECT i FROM n WHERE 1 < (SELECT max(c) FROM (
+    WITH RECURSIVE m(j) AS (SELECT 0 UNION ALL SELECT j + 1 FROM m WHERE j < 999999)
+    SELECT count(*) AS c FROM m GROUP BY -j - n.i))";
+
+/// More than SQLite keeps at one time of what is in files: it sorts about one MiB, in memory that doubles.
+const SORTED_WITHOUT_FILES: u64 = 8 << 20;
+
+#[test]
+fn a_sort_in_temporary_files_is_cancelled() {
+    let fixture = fixture("");
+    let highest = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&highest);
+    let deadline = clock::now() + DEADLINE;
+    check_cancelled(&fixture, &format!("{ENDLESS}{SORTING}"), move || {
+        let bytes = ffi::heap_bytes();
+        seen.fetch_max(bytes, Ordering::Relaxed);
+        bytes > SORTED_WITHOUT_FILES || clock::now() > deadline
+    });
+    let highest = highest.load(Ordering::Relaxed);
+    assert!(
+        highest > SORTED_WITHOUT_FILES,
+        "{highest} bytes are no sort in temporary files"
+    );
+}
+
+/// Operations that SQLite makes room for at most.
+const OPERATIONS_MAX: usize = 21_504;
+
+#[test]
+fn a_compiled_query_is_bounded_to_the_last_operation() {
+    let fixture = fixture("");
+    let plain = Connection::open(&fixture.path).unwrap();
+    let n_operations = |sql: &str| {
+        let mut explained = plain.prepare(&format!("EXPLAIN {sql}")).unwrap();
+        explained.query_map([], |_| Ok(())).unwrap().count()
+    };
+    let query = |n: usize, n_columns: usize| {
+        let listed: Vec<String> = (0..n).map(|i| i.to_string()).collect();
+        format!("SELECT 1 IN ({}){}", listed.join(","), ",1".repeat(n_columns))
+    };
+    // A number in the list costs some operations, a column costs one.
+    let each = n_operations(&query(1_001, 0)) - n_operations(&query(1_000, 0));
+    let n = 1_000 + (OPERATIONS_MAX - n_operations(&query(1_000, 0))) / each;
+    let missing = OPERATIONS_MAX - n_operations(&query(n, 0));
+    let largest = query(n, missing);
+    assert_eq!(n_operations(&largest), OPERATIONS_MAX);
+    assert!(rows(&fixture.engine, &QuerySpec::new(largest)).is_ok());
+    let larger = query(n, missing + 1);
+    assert_eq!(n_operations(&larger), OPERATIONS_MAX + 1);
+    check_refused(&fixture, &QuerySpec::new(larger), Limit);
 }
 
 #[test]
@@ -163,7 +244,7 @@ fn n_temporary_files() -> usize {
         .count()
 }
 
-/// Not beside another test that sorts for trusted queries, of which there is none.
+/// Not beside another test that sorts as much for trusted queries, of which there is none.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_sort_leaves_the_disk_alone_unless_it_is_trusted() {

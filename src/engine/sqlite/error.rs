@@ -170,8 +170,10 @@ pub(super) fn not_reading() -> EngineError {
 pub(super) enum OpenError {
     Sqlite(rusqlite::Error),
     Failure(Failure),
-    /// This SQLite cannot keep temporary files in memory.
-    NoFileSystem,
+    /// This SQLite cannot keep temporary files in memory, where that is asked for, or has no file system at all.
+    NoFileSystem {
+        in_memory: bool,
+    },
 }
 
 impl From<rusqlite::Error> for OpenError {
@@ -201,8 +203,12 @@ pub(super) fn while_opening(error: OpenError, cancel: &CancelToken) -> EngineErr
             log::error!("a connection to SQLite could not be set up: {other}");
             return EngineError::new(EngineErrorKind::Unavailable, "cannot open the database");
         }
-        OpenError::NoFileSystem => {
-            let text = "this SQLite cannot keep temporary files in memory; the profile for trusted queries needs none";
+        OpenError::NoFileSystem { in_memory } => {
+            let text = if in_memory {
+                "this SQLite cannot keep temporary files in memory; the profile for trusted queries needs none"
+            } else {
+                "this SQLite has no file system to build on"
+            };
             return EngineError::new(EngineErrorKind::Unavailable, text);
         }
     };

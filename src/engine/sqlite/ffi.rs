@@ -3,8 +3,9 @@
 //! The only part of this engine with `unsafe`. Everything it offers is safe. Must not know pools, plans or error kinds.
 #![allow(unsafe_code)] // this is the one place for it; each block says why it holds
 
-mod temporary;
+mod file_system;
 mod trim;
+mod whole_pages;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +20,7 @@ use crate::clock;
 use crate::engine::CancelToken;
 use crate::rows::{CellSink, RowError, RowSource, RowWriter, Value};
 
-pub(super) use temporary::file_system;
+pub(super) use file_system::{file_system, file_system_in_memory};
 
 /// What SQLite may allocate in this process unless somebody says otherwise.
 pub(super) const HEAP_BYTES_MAX: i64 = 256 * 1024 * 1024;
@@ -100,7 +101,7 @@ impl Interrupt {
 unsafe impl Send for Database {}
 
 impl Database {
-    /// Takes over a connection and installs the handlers. `temporary_in_memory`: it was opened with [`file_system`].
+    /// Takes over a connection and installs the handlers. `temporary_in_memory`: it was opened with [`file_system_in_memory`].
     pub(super) fn new(connection: Connection, lock_timeout: Duration, temporary_in_memory: bool) -> Self {
         let pulse = NonNull::from(Box::leak(Box::new(Pulse {
             cancel: None,
@@ -648,7 +649,7 @@ fn set_heap_limit(bytes_max: i64) {
     // SAFETY: takes any number.
     unsafe { ffi::sqlite3_hard_heap_limit64(bytes_max) };
     let bounded = if bytes_max == 0 { HEAP_BYTES_MAX } else { bytes_max };
-    temporary::limit_file_bytes(bounded / TEMPORARY_FILES);
+    file_system::limit_file_bytes(bounded / TEMPORARY_FILES);
 }
 
 /// The bound, or 0.

@@ -25,33 +25,43 @@ fn create(path: &Path, tag: &str) {
     Connection::open(path).unwrap().execute_batch(&sql).unwrap();
 }
 
-/// Reads the rest of a stream. Where it ends well, the rows that came have to be those of `tag`, in order from `n` on, and all of them.
-/// Where it ends with an error, some before the error may be wrong: of a page that is half there SQLite takes the rest for zeros.
-#[track_caller]
-fn check_rest(cursor: &mut dyn Cursor, tag: &str, mut n: u64) -> Result<u64, EngineError> {
+/// Reads the rest of a stream: what came of it, be it well ended or not.
+fn rest(cursor: &mut dyn Cursor, mut n: u64) -> (Vec<String>, Result<(), EngineError>) {
     let mut writer = writer_of(cursor);
-    let mut wrong = None;
+    let mut texts = Vec::new();
     loop {
         writer.begin_batch(Vec::new(), LIMITS, n);
-        let step = cursor.fill(&mut writer)?;
+        let step = cursor.fill(&mut writer);
         let batch = writer.take_batch().unwrap();
-        let text = String::from_utf8(batch.buffer).unwrap();
-        let expected: Vec<String> = (n..n + u64::from(batch.rows))
-            .map(|i| format!("[{i},\"{tag}\"]"))
-            .collect();
-        if text != expected.join(",") {
-            wrong = Some(text);
-        }
         n += u64::from(batch.rows);
-        if step == Step::Done {
-            assert_eq!(
-                (n, wrong),
-                (ROWS, None),
-                "a stream that ends well has all rows, and no other"
-            );
-            return Ok(n);
+        if batch.rows > 0 {
+            texts.push(String::from_utf8(batch.buffer).unwrap());
+        }
+        match step {
+            Ok(Step::More | Step::Columns) => {}
+            Ok(Step::Done) => return (texts, Ok(())),
+            Err(error) => return (texts, Err(error)),
         }
     }
+}
+
+/// Reads the rest of a stream, whose rows have to be those of `tag`, in order from `n` on; where it ends well, all of them.
+#[track_caller]
+fn check_rest(cursor: &mut dyn Cursor, tag: &str, n: u64) -> Result<(), EngineError> {
+    let expected: Vec<String> = (n..ROWS).map(|i| format!("[{i},\"{tag}\"]")).collect();
+    let (texts, end) = rest(cursor, n);
+    check_rows(&texts, &expected.join(","), &end);
+    end
+}
+
+#[track_caller]
+fn check_rows(texts: &[String], expected: &str, end: &Result<(), EngineError>) {
+    let text = texts.join(",");
+    assert!(
+        expected.starts_with(&text),
+        "rows that were never in the database: {text}, {end:?}"
+    );
+    assert!(end.is_err() || text == expected, "rows are missing: {text}");
 }
 
 fn open(fixture: &Fixture) -> Result<Box<dyn Cursor>, EngineError> {
@@ -86,13 +96,13 @@ fn check_harm(harm: impl Fn(&Path, usize), survives: bool) {
         }
         harm(&fixture.path, round);
         match check_rest(cursor.as_mut(), &tag, n_before) {
-            Ok(_) => n_complete += 1,
+            Ok(()) => n_complete += 1,
             Err(error) => check_typed(&error),
         }
         drop(cursor);
         // Between streams.
         match open(&fixture).and_then(|mut cursor| check_rest(cursor.as_mut(), &tag, 0)) {
-            Ok(_) => {}
+            Ok(()) => {}
             Err(error) => check_typed(&error),
         }
     }
@@ -169,4 +179,144 @@ fn check_replaced(tag: &str) {
 #[test]
 fn a_file_that_is_removed_is_read_to_its_end() {
     check_harm(|path, _| fs::remove_file(path).unwrap(), true);
+}
+
+/// What is read in ways of its own: tables, keys, values that go on on other pages, sums, the first page.
+const TABLES: &str = "
+    CREATE TABLE numbers(i INTEGER PRIMARY KEY, half REAL, name TEXT);
+    CREATE TABLE keyed(k TEXT PRIMARY KEY, v) WITHOUT ROWID;
+    CREATE TABLE long(i INTEGER PRIMARY KEY, x TEXT, y);
+    CREATE INDEX by_name ON numbers(name);
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)
+    INSERT INTO numbers SELECT i, i / 2.0, format('number %d %.*c', i, 90, 'n') FROM n;
+    INSERT INTO keyed SELECT format('key %03d', i), -i FROM numbers;
+    INSERT INTO long SELECT i, format('%.*c', 9000, char(65 + i)), i FROM numbers LIMIT 20;";
+
+const READ: &[&str] = &[
+    "SELECT * FROM numbers",
+    "SELECT name, i FROM numbers ORDER BY name",
+    "SELECT * FROM keyed ORDER BY k DESC",
+    "SELECT * FROM long",
+    "SELECT i, substr(x, 8990) FROM long",
+    "SELECT name, sql FROM sqlite_schema",
+    "SELECT count(*), sum(i), total(half), max(name) FROM numbers",
+    "SELECT numbers.i, v FROM numbers, keyed WHERE k = format('key %03d', i)",
+];
+
+const PROFILES: [SqliteProfile; 2] = [SqliteProfile::Untrusted, SqliteProfile::Trusted];
+
+fn engine_of(path: &Path, profile: SqliteProfile) -> SqliteEngine {
+    SqliteEngine::builder(path).profile(profile).open().unwrap()
+}
+
+#[test]
+fn no_row_is_made_of_what_a_cut_took() {
+    let fixture = fixture(TABLES);
+    let bytes = fs::read(&fixture.path).unwrap();
+    for engine in PROFILES.map(|profile| engine_of(&fixture.path, profile)) {
+        for sql in READ {
+            let query = QuerySpec::new(*sql);
+            let expected = rows(&engine, &query).unwrap();
+            let mut n_failed = 0;
+            for cut in 1..48 {
+                // Through all pages, and to all places of a page.
+                let len = bytes.len() - bytes.len() * cut / 48 - cut * 85 % 4096;
+                let mut cursor = engine.open(&query, &CancelToken::new()).unwrap();
+                let mut writer = writer_of(cursor.as_ref());
+                writer.begin_batch(Vec::new(), LIMITS, 0);
+                let before = (cut % 2 == 1).then(|| {
+                    let step = cursor.fill(&mut writer).unwrap();
+                    (step, writer.take_batch().unwrap())
+                });
+                let file = OpenOptions::new().write(true).open(&fixture.path).unwrap();
+                file.set_len(len as u64).unwrap();
+                let done = before.as_ref().is_some_and(|(step, _)| *step == Step::Done);
+                let mut texts: Vec<String> = before
+                    .into_iter()
+                    .map(|(_, batch)| String::from_utf8(batch.buffer).unwrap())
+                    .collect();
+                if !done {
+                    let (more, end) = rest(cursor.as_mut(), 0);
+                    texts.extend(more);
+                    check_rows(&texts, &expected, &end);
+                    if let Err(error) = end {
+                        check_typed(&error);
+                        n_failed += 1;
+                    }
+                }
+                drop(cursor);
+                for _ in 0..2 {
+                    match engine.open(&query, &CancelToken::new()) {
+                        Ok(mut cursor) => {
+                            let (texts, end) = rest(cursor.as_mut(), 0);
+                            check_rows(&texts, &expected, &end);
+                        }
+                        Err(error) => check_typed(&error),
+                    }
+                }
+                fs::write(&fixture.path, &bytes).unwrap();
+                assert_eq!(rows(&engine, &query).unwrap(), expected, "whole again");
+            }
+            assert!(n_failed > 0 || sql.contains("schema"), "{sql}: no cut was noticed");
+        }
+    }
+}
+
+#[test]
+fn a_log_with_more_pages_than_the_file_is_read() {
+    for profile in PROFILES {
+        let fixture = fixture("PRAGMA journal_mode=WAL");
+        let writer = Connection::open(&fixture.path).unwrap();
+        writer.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+        let engine = engine_of(&fixture.path, profile);
+        writer.execute_batch(TABLES).unwrap();
+        let len = || fs::metadata(&fixture.path).unwrap().len();
+        assert!(len() <= 4096, "all of it is in the log");
+        let count = QuerySpec::new("SELECT count(*), sum(i), max(name) FROM numbers");
+        let expected = rows(&engine, &count).unwrap();
+        assert!(expected.starts_with("[600,180300,"), "{expected}");
+        // Half of the pages in the file, half in the log, and then the file is cut.
+        writer.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        assert_eq!(rows(&engine, &count).unwrap(), expected);
+        writer
+            .execute_batch("UPDATE numbers SET half = 0 WHERE i > 300")
+            .unwrap();
+        assert_eq!(rows(&engine, &count).unwrap(), expected);
+        let file = OpenOptions::new().write(true).open(&fixture.path).unwrap();
+        file.set_len(4096 * 3 + 1000).unwrap();
+        for engine in [&engine, &engine_of(&fixture.path, profile)] {
+            let error = rows(engine, &count).unwrap_err();
+            check_typed(&error);
+            let later = QuerySpec::new("SELECT count(*) FROM numbers NOT INDEXED WHERE i > 400");
+            if let Ok(text) = rows(engine, &later) {
+                assert_eq!(text, "[200]");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_file_is_a_database_and_a_text_is_none() {
+    for profile in PROFILES {
+        let fixture = fixture("");
+        assert_eq!(fs::metadata(&fixture.path).unwrap().len(), 0);
+        let engine = engine_of(&fixture.path, profile);
+        let query = QuerySpec::new("SELECT a FROM t");
+        let error = rows(&engine, &query).unwrap_err();
+        assert_eq!(error.message, "no such table: t");
+        // The idle connection takes pages for larger than the whole file.
+        let create = "PRAGMA page_size=512; CREATE TABLE t(a); INSERT INTO t VALUES (1)";
+        Connection::open(&fixture.path).unwrap().execute_batch(create).unwrap();
+        assert_eq!(fs::metadata(&fixture.path).unwrap().len(), 1024);
+        assert_eq!(rows(&engine, &query).unwrap(), "[1]");
+
+        for len in [100, 1_000, 5_000] {
+            fs::write(&fixture.path, "x".repeat(len)).unwrap();
+            let error = SqliteEngine::builder(&fixture.path)
+                .profile(profile)
+                .open()
+                .unwrap_err();
+            assert_eq!(error.engine_code.as_deref(), Some("SQLITE_NOTADB"), "{error:?}");
+        }
+    }
 }

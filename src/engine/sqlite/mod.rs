@@ -53,8 +53,9 @@ pub(crate) fn library_version() -> &'static str {
 /// All that SQLite allocates in this process is bounded, see [`limit_heap`].
 ///
 /// # Replacing the file
-/// By renaming another over it: running queries read the old one to its end, new ones see the new one. A file that is cut or
-/// overwritten in place is an error where SQLite notices, which it does by page; rows before the error may be wrong then.
+/// By renaming another over it: running queries read the old one to its end, new ones see the new one. A file that is
+/// cut is an error as soon as a page is read that is not there in whole; no row is made of what is missing. One that is overwritten in
+/// place is an error where SQLite notices, which it does by page; rows before the error may be wrong then.
 ///
 /// A cursor that rests holds a read transaction: while a client is slow, a writer's write-ahead log cannot be shortened.
 #[derive(Debug)]

@@ -147,12 +147,13 @@ fn open(settings: &Settings, cancel: &CancelToken, deadline: Option<Instant>) ->
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     // Those who are trusted may sort more than memory holds.
     let in_memory = settings.profile == SqliteProfile::Untrusted;
-    let connection = if in_memory {
-        let file_system = ffi::file_system().ok_or(OpenError::NoFileSystem)?;
-        Connection::open_with_flags_and_vfs(&settings.path, flags, file_system)?
+    let file_system = if in_memory {
+        ffi::file_system_in_memory()
     } else {
-        Connection::open_with_flags(&settings.path, flags)?
+        ffi::file_system()
     };
+    let file_system = file_system.ok_or(OpenError::NoFileSystem { in_memory })?;
+    let connection = Connection::open_with_flags_and_vfs(&settings.path, flags, file_system)?;
     let mut database = Database::new(connection, settings.lock_timeout, in_memory);
     database.watch(cancel.clone(), deadline);
     if in_memory {
