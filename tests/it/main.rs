@@ -9,6 +9,8 @@ mod auth;
 #[path = "../../src/transport/tls/authority_test.rs"]
 mod authority;
 mod baseline;
+#[cfg(all(unix, feature = "cli"))]
+mod behind;
 mod blocking;
 mod canary;
 mod cancel;
