@@ -29,6 +29,8 @@ mod flow;
 mod formats;
 mod hostile;
 mod http;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+mod injected;
 #[cfg(feature = "cli")]
 mod interop;
 mod io_faults;
