@@ -27,6 +27,8 @@ mod exposition;
 mod faults;
 mod flow;
 mod formats;
+#[cfg(target_os = "linux")]
+mod full;
 mod hostile;
 mod http;
 #[cfg(all(target_os = "linux", feature = "cli"))]
