@@ -328,13 +328,13 @@ fn pings_keep_a_long_silent_query_through_haproxy() {
     check_silence(Kind::Haproxy);
 }
 
-/// What the heartbeat is for: its 15 s are longer than this proxy's one.
+/// What the heartbeat is for: its 15 s are longer than this proxy's one. Who comes back comes to the server that has the stream.
 #[test]
 fn a_proxy_that_waits_for_less_than_the_heartbeat_cuts_and_the_client_resumes() {
     for kind in KINDS {
         let (engine, gate) = silent();
-        let server = builder(&engine).start().unwrap();
-        let proxy = Proxy::start(kind, &[place(&server)], "1s");
+        let servers = [0, 1].map(|_| builder(&engine).start().unwrap());
+        let proxy = Proxy::start(kind, &servers.each_ref().map(place), "1s");
         let client = proxy.client();
         let query = client.query("silent").resumable(true).progress_interval(Duration::ZERO);
         let mut stream = query.start().unwrap();
