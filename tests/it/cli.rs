@@ -67,8 +67,13 @@ impl Served {
         Self::start(command, Arc::clone(&self.folder))
     }
 
-    pub(crate) fn start(mut command: Command, folder: impl Into<Arc<TempDir>>) -> Self {
-        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    pub(crate) fn start(command: Command, folder: impl Into<Arc<TempDir>>) -> Self {
+        Self::start_with(command, Stdio::null(), folder)
+    }
+
+    /// What it logs goes there.
+    pub(crate) fn start_with(mut command: Command, log: Stdio, folder: impl Into<Arc<TempDir>>) -> Self {
+        let mut process = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut out = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();

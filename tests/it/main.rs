@@ -9,6 +9,8 @@ mod auth;
 #[path = "../../src/transport/tls/authority_test.rs"]
 mod authority;
 mod baseline;
+#[cfg(all(unix, feature = "cli"))]
+mod behind;
 mod blocking;
 mod canary;
 mod cancel;
@@ -27,8 +29,12 @@ mod exposition;
 mod faults;
 mod flow;
 mod formats;
+#[cfg(target_os = "linux")]
+mod full;
 mod hostile;
 mod http;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+mod injected;
 #[cfg(feature = "cli")]
 mod interop;
 mod io_faults;

@@ -32,7 +32,7 @@ fn start(client: &mut Plain, request_id: u64) {
 
 /// How the process ended. Waits without looking at a clock but to fail.
 #[track_caller]
-fn exit_of(process: &mut Child) -> ExitStatus {
+pub(crate) fn exit_of(process: &mut Child) -> ExitStatus {
     let end = Instant::now() + DEADLINE;
     loop {
         if let Some(status) = process.try_wait().unwrap() {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -217,14 +217,23 @@ fn a_certificate_is_replaced_under_running_connections() {
 }
 
 /// A WebSocket over TLS of other people's making.
-type Foreign = tungstenite::WebSocket<ForeignStream>;
-type ForeignStream = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Foreign = tungstenite::WebSocket<ForeignStream>;
+pub(crate) type ForeignStream = StreamOwned<ClientConnection, TcpStream>;
 
 fn foreign(server: &ServerHandle, ca: &str, version: &'static rustls::SupportedProtocolVersion) -> Foreign {
     tungstenite::client(url(server), stream(server, ca, version)).unwrap().0
 }
 
 fn stream(server: &ServerHandle, ca: &str, version: &'static rustls::SupportedProtocolVersion) -> ForeignStream {
+    stream_to(server.local_addr().unwrap(), ca, version)
+}
+
+/// As [`stream`], to whoever is at the address.
+pub(crate) fn stream_to(
+    address: SocketAddr,
+    ca: &str,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> ForeignStream {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap())
@@ -236,7 +245,7 @@ fn stream(server: &ServerHandle, ca: &str, version: &'static rustls::SupportedPr
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from("localhost").unwrap();
-    let socket = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket)
 }
@@ -258,7 +267,7 @@ fn the_page_says_how_to_come_back() {
     );
 }
 
-fn next(socket: &mut Foreign) -> serde_json::Value {
+pub(crate) fn next(socket: &mut Foreign) -> serde_json::Value {
     loop {
         match socket.read().unwrap() {
             Message::Text(text) => return serde_json::from_str(&text).unwrap(),
