@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::process;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clap::Args;
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::assemble::{Assembly, Reloadable, assemble};
 use super::config;
@@ -61,7 +62,12 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     };
     let asked = match hear_signals(server.clone(), reloadables) {
         Ok(asked) => asked,
-        Err(error) => return fail(&error),
+        Err(error) => return fail(&format_args!("cannot listen to signals: {error}")),
+    };
+    let drain = Duration::from_secs(settings.drain_seconds);
+    let drainer = match Drainer::start(server.clone(), drain) {
+        Ok(drainer) => drainer,
+        Err(error) => return fail(&format_args!("cannot start a thread: {error}")),
     };
     let told = announce(
         &server,
@@ -79,10 +85,8 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     if told.is_err() {
         log::warn!("standard output is closed; the address was not told");
     }
-    match serve_until_asked(server, &supervisor, &asked, Duration::from_secs(settings.drain_seconds)) {
-        Ok(()) => Exit::Ok,
-        Err(error) => fail(&error),
-    }
+    serve_until_asked(&server, &supervisor, &asked, drainer, drain);
+    Exit::Ok
 }
 
 /// Prints every setting, its value and who said it; or all that is wrong with them.
@@ -138,41 +142,63 @@ fn reload(server: &ServerHandle, reloadables: &[Reloadable]) {
     }
 }
 
+/// A thread that drains the server when it is told, and ends it.
+struct Drainer {
+    begin: Sender<()>,
+    /// Disconnected when the server is down.
+    ended: Receiver<Infallible>,
+    thread: JoinHandle<()>,
+}
+
+impl Drainer {
+    /// Started with the server: when its end is asked for, the system may have no thread to give.
+    ///
+    /// Ends when: the server is down, or nobody can tell it to begin any more.
+    fn start(server: ServerHandle, deadline: Duration) -> io::Result<Self> {
+        let (begin, begun) = bounded::<()>(1);
+        let (done, ended) = bounded(0);
+        let thread = spawn_named("drain", STACK_BYTES_CONNECTION, move || {
+            let _done = done;
+            if begun.recv().is_err() {
+                return;
+            }
+            let report = server.drain(deadline);
+            log::info!(
+                "{} streams have ended, {} were cancelled",
+                report.ended,
+                report.cancelled
+            );
+            server.shutdown();
+        })?;
+        Ok(Self { begin, ended, thread })
+    }
+}
+
 /// Blocks until the end is asked for, and then until the server is down: by the drain's deadline and a few seconds.
 fn serve_until_asked(
-    server: ServerHandle,
+    server: &ServerHandle,
     supervisor: &Supervisor,
     asked: &Receiver<()>,
+    drainer: Drainer,
     drain: Duration,
-) -> io::Result<()> {
-    supervisor.ready(&status(&server));
+) {
+    supervisor.ready(&status(server));
     while let Err(RecvTimeoutError::Timeout) = wait(asked, supervisor) {
-        supervisor.alive(&status(&server));
+        supervisor.alive(&status(server));
     }
     log::info!(
         "draining for at most {} s; another signal ends the process",
         drain.as_secs()
     );
     supervisor.stopping("draining");
-    let (done, ended) = bounded::<Infallible>(0);
-    let draining = server.clone();
-    let thread = spawn_named("drain", STACK_BYTES_CONNECTION, move || {
-        let _done = done;
-        let report = draining.drain(drain);
-        log::info!(
-            "{} streams have ended, {} were cancelled",
-            report.ended,
-            report.cancelled
-        );
-        draining.shutdown();
-    })?;
-    while let Err(RecvTimeoutError::Timeout) = wait(&ended, supervisor) {
-        supervisor.alive(&format!("draining: {}", status(&server)));
+    // Room for one, and this is the only one.
+    let _told = drainer.begin.try_send(());
+    while let Err(RecvTimeoutError::Timeout) = wait(&drainer.ended, supervisor) {
+        supervisor.alive(&format!("draining: {}", status(server)));
     }
-    if thread.join().is_err() {
+    if drainer.thread.join().is_err() {
         log::error!("draining panicked");
     }
-    Ok(())
 }
 
 /// What comes, or that it is time to tell the supervisor something. Blocks for either.
