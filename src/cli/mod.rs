@@ -4,6 +4,7 @@
 
 mod demo;
 mod format;
+mod logging;
 mod query;
 mod reach;
 mod serve;
@@ -18,6 +19,8 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use logging::LogFormat;
 
 use crate::client::ClientError;
 
@@ -41,6 +44,15 @@ enum Command {
     Cancel(streams::CancelArguments),
     /// Make a token for somebody who may use a server.
     Token(token::Arguments),
+}
+
+impl Command {
+    fn log_format(&self) -> LogFormat {
+        match self {
+            Self::Serve(arguments) => arguments.log_format,
+            Self::Query(_) | Self::Ps(_) | Self::Cancel(_) | Self::Token(_) => LogFormat::default(),
+        }
+    }
 }
 
 /// How the program ends. The numbers are a contract with scripts.
@@ -67,10 +79,9 @@ impl From<Exit> for ExitCode {
 /// The program. Blocks until it has done what it was asked.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Without RUST_LOG, what an operator must act on; the libraries below have nothing to say at that level.
-    let env = env_logger::Env::default().default_filter_or("warn");
-    env_logger::Builder::from_env(env).format_target(false).init();
-    let exit = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    logging::init(command.log_format());
+    let exit = match command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Query(arguments) => query::run(arguments),
         Command::Ps(arguments) => streams::ps(&arguments),

@@ -10,6 +10,7 @@ use clap::Args;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::demo::{self, Scale};
+use super::logging::LogFormat;
 use super::signals::{SIGHUP, SIGINT, SIGTERM, exit_code, on_signals};
 use super::supervisor::{Supervisor, handed_over};
 use super::{Exit, complain};
@@ -58,6 +59,10 @@ pub(super) struct Arguments {
     /// How long streams may run on after SIGTERM or SIGINT.
     #[arg(long, env = "ROWSTREAM_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 30)]
     drain_seconds: u64,
+
+    /// How the log is written to standard error; RUST_LOG says what of it.
+    #[arg(long, env = "ROWSTREAM_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
 }
 
 /// Blocks until SIGINT or SIGTERM, and then until the server is down. A socket that a service manager hands over goes before
@@ -72,6 +77,7 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         permessage_deflate,
         admin_listen,
         drain_seconds,
+        log_format,
     } = arguments;
     let supervisor = Supervisor::from_env();
     let mut names = Vec::new();
@@ -118,7 +124,7 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         Ok(asked) => asked,
         Err(error) => return fail(&error),
     };
-    if announce(&server, &names, demo.is_some()).is_err() {
+    if announce(&server, &names, demo.is_some(), log_format).is_err() {
         log::warn!("standard output is closed; the address was not told");
     }
     match serve_until_asked(server, &supervisor, &asked, Duration::from_secs(drain_seconds)) {
@@ -227,7 +233,8 @@ fn status(server: &ServerHandle) -> String {
     format!("{} connections, {n_streams} streams", server.connections())
 }
 
-fn announce(server: &ServerHandle, names: &[String], is_demo: bool) -> io::Result<()> {
+/// The addresses for programs; the rest for people, who do not read a log in JSON.
+fn announce(server: &ServerHandle, names: &[String], is_demo: bool, log_format: LogFormat) -> io::Result<()> {
     let Some(address) = server.local_addr() else {
         return Ok(());
     };
@@ -239,6 +246,9 @@ fn announce(server: &ServerHandle, names: &[String], is_demo: bool) -> io::Resul
             writeln!(stdout, "operators: http://{address}/metrics")?;
         }
         stdout.flush()?;
+    }
+    if log_format == LogFormat::Json {
+        return Ok(());
     }
     let table = if is_demo { "lineitem" } else { "sqlite_schema" };
     let mut stderr = io::stderr().lock();
