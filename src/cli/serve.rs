@@ -176,8 +176,8 @@ fn reload(reloads: &mut [Reload]) {
     }
     for (name, reload) in reloads {
         match reload() {
-            Ok(()) => log::info!("{name}: read again"),
-            Err(error) => log::error!("{name}: not read again, and as it was: {error}"),
+            Ok(()) => log::info!(name:% = name; "read again"),
+            Err(error) => log::error!(name:% = name, error = error; "not read again, and as it was"),
         }
     }
 }
@@ -193,21 +193,12 @@ fn serve_until_asked(
     while let Err(RecvTimeoutError::Timeout) = wait(asked, supervisor) {
         supervisor.alive(&status(&server));
     }
-    log::info!(
-        "draining for at most {} s; another signal ends the process",
-        drain.as_secs()
-    );
     supervisor.stopping("draining");
     let (done, ended) = bounded::<Infallible>(0);
     let draining = server.clone();
     let thread = spawn_named("drain", STACK_BYTES_CONNECTION, move || {
         let _done = done;
-        let report = draining.drain(drain);
-        log::info!(
-            "{} streams have ended, {} were cancelled",
-            report.ended,
-            report.cancelled
-        );
+        draining.drain(drain);
         draining.shutdown();
     })?;
     while let Err(RecvTimeoutError::Timeout) = wait(&ended, supervisor) {

@@ -17,7 +17,7 @@ use super::{Core, Origin};
 use crate::clock;
 use crate::engine::{CancelReason, CancelToken, Engine, Estimate, QuerySpec, Total};
 use crate::id::{Principal, RequestId, StreamId};
-use crate::protocol::{Phase, TotalKind};
+use crate::protocol::{Phase, TotalKind, TraceParent};
 use crate::stream::{QueryStreamStatus, Sample, Turn};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
@@ -29,6 +29,7 @@ pub(crate) struct StreamPlan {
     pub(crate) engine_name: Arc<str>,
     pub(crate) deadline: Instant,
     pub(crate) progress_interval: Option<Duration>,
+    pub(crate) traceparent: Option<TraceParent>,
 }
 
 /// The job while no worker has it, and whose turn it is.
@@ -214,7 +215,7 @@ impl Stream {
         job.unpark(self, now);
         let cursor = job.take_cursor();
         if catch_unwind(AssertUnwindSafe(|| drop(cursor))).is_err() {
-            log::error!("stream {}: the engine panicked while closing its cursor", self.id);
+            log::error!(stream:% = self.id; "the engine panicked while closing its cursor");
         }
         // Before the client hears of the end: it may have another then.
         job.leave_seat();
@@ -232,7 +233,7 @@ impl Stream {
         }
         self.count_end(&end, now);
         self.core.registry.ended(self.id, status);
-        log::debug!("stream {}: {status:?}", self.id);
+        self.log_ended(&end, now);
         job.send_end(end);
         drop(job);
         if status != QueryStreamStatus::Cancelled
@@ -274,7 +275,7 @@ impl Stream {
         let asked = AssertUnwindSafe(|| self.engine.estimate(&self.plan.spec, budget, &self.estimate_cancel));
         match catch_unwind(asked) {
             Ok(estimate) => *self.estimate.lock() = estimate,
-            Err(_) => log::error!("stream {}: the engine panicked while estimating", self.id),
+            Err(_) => log::error!(stream:% = self.id; "the engine panicked while estimating"),
         }
     }
 
@@ -359,6 +360,11 @@ impl Stream {
             return QueryStreamStatus::Paused;
         }
         status
+    }
+
+    /// The connection that asked for it.
+    pub(super) fn connection_number(&self) -> u64 {
+        self.group
     }
 
     pub(super) fn set_status(&self, status: QueryStreamStatus) {

@@ -30,6 +30,8 @@ mod http;
 #[cfg(feature = "cli")]
 mod interop;
 mod io_faults;
+#[cfg(feature = "cli")]
+mod logs;
 mod operations;
 #[cfg(feature = "cli")]
 mod plain_client;
