@@ -4,6 +4,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::{panic, thread};
 
 use clap::ValueEnum;
 use log::Record;
@@ -42,6 +43,13 @@ pub(super) fn init(format: LogFormat) {
             out.write_all(line.as_bytes())
         })
         .init();
+    if format == LogFormat::Json {
+        // What a panic says by itself is several lines of text.
+        panic::set_hook(Box::new(|panic| {
+            let place = panic.location().map(ToString::to_string);
+            log::error!(thread = thread::current().name(), place = place, said = panic.payload_as_str(); "panicked");
+        }));
+    }
 }
 
 /// An event with the end of its line. `at` is in RFC 3339.
@@ -64,9 +72,10 @@ fn text_line(at: &dyn fmt::Display, record: &Record<'_>, message: &str, Fields(f
         line.push(' ');
         push_printable(key, &mut line);
         line.push('=');
-        match value {
-            Json::String(text) => push_value(text, &mut line),
-            other => write!(line, "{other}").expect("a String takes every text"),
+        if let Json::String(text) = value {
+            push_value(text, &mut line);
+        } else {
+            write!(line, "{value}").expect("a String takes every text");
         }
     }
     line
@@ -236,7 +245,7 @@ mod tests {
 
     #[track_caller]
     fn check_is_one_line(line: &str) {
-        let text = line.strip_suffix('\n').unwrap();
+        let text = line.strip_suffix('\n').expect("the line ends");
         assert!(!text.contains(acts), "{text:?}");
     }
 
@@ -275,7 +284,7 @@ forged=\"x\\\" principal=\\\"root\"\n"
         let debug = format!("{NASTY:?}");
         let expected = json!({"ts": AT, "level": "WARN", "target": "rowstream::x", "message": NASTY,
             "kv": {"connection": 7, "left": -7, "share": 0.5, "ok": true, "sql": NASTY, NASTY: debug}});
-        assert_eq!(serde_json::from_str::<Json>(&line).unwrap(), expected);
+        assert_eq!(serde_json::from_str::<Json>(&line).ok(), Some(expected));
         let plain = logged(LogFormat::Json, "stopped", &[]);
         assert!(plain.ends_with("\"message\":\"stopped\"}\n"), "{plain}");
     }

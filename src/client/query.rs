@@ -158,7 +158,7 @@ impl<'c> QueryBuilder<'c> {
     }
 
     /// Which trace the query belongs to, as W3C Trace Context has it: the server's log names it with the stream. What is no
-    /// `traceparent` is ignored, as is its wont. Defaults to none.
+    /// `traceparent` is ignored, as servers do. Defaults to none.
     pub fn traceparent(mut self, text: &str) -> Self {
         self.query.traceparent = TraceParent::parse(text);
         self
