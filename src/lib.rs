@@ -73,7 +73,7 @@
 //! life of connections and streams, with ids. `trace`: frames.
 //!
 //! What an event is about is in its key-values: `connection` and `peer`; `stream`, and once each when it is accepted, started and
-//! ended, `request_id`, `principal`, `engine`, `traceparent`, `rows`, `bytes_sent`, `ms`, `status`, `code`, `reason`. Queries are logged at
+//! ended, `request_id`, `principal`, `engine`, `traceparent`, `rows`, `bytes`, `ms`, `status`, `code`, `reason`. Queries are logged at
 //! `debug` only, their first KiB; values of parameters and tokens never. What peers have said is in values as it came: a logger has
 //! to escape it, as that of `rowstream serve` does.
 

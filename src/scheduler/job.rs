@@ -72,7 +72,7 @@ impl EncodedBatch {
         let deflate = if is_compressed { None } else { stream.deflate() };
         let deflated = deflate.and_then(|deflate| deflate.deflate(&message));
         let bytes = message.capacity() + deflated.as_ref().map_or(0, |deflated| deflated.bytes().len());
-        stream.batch_made(rows, bytes);
+        stream.batch_made(rows, message.len(), bytes);
         Arc::new(Self {
             stream: Arc::downgrade(stream),
             rows,

@@ -30,7 +30,7 @@ impl Stream {
         log::debug!(stream:% = self.id, traceparent = self.plan.traceparent; "stream started");
     }
 
-    /// What it has sent by then: of a stream that completes, the last batches may still be on their way, so rows are those read.
+    /// Rows and bytes are those of the batches that were made: when the engine is done, some are still on their way.
     pub(super) fn log_ended(&self, end: &StreamEnd, now: Instant) {
         let (code, reason) = match end {
             StreamEnd::Completed(_) => (None, None),
@@ -48,7 +48,7 @@ impl Stream {
             code = code,
             reason = reason,
             rows = self.rows_read(),
-            bytes_sent = self.bytes_sent(),
+            bytes = self.bytes_made(),
             ms = millis(now.saturating_duration_since(self.accepted_at));
             "stream ended"
         );

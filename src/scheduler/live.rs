@@ -43,6 +43,7 @@ struct Rest {
 struct Counters {
     status: AtomicU8,
     rows_read: AtomicU64,
+    bytes_made: AtomicU64,
     batches_held: AtomicUsize,
     bytes_held: AtomicUsize,
     rows_sent: AtomicU64,
@@ -372,7 +373,10 @@ impl Stream {
     }
 
     /// A batch has been made, and takes this much memory until it is [gone](Self::batch_gone).
-    pub(super) fn batch_made(&self, rows: u32, bytes: usize) {
+    pub(super) fn batch_made(&self, rows: u32, message_bytes: usize, bytes: usize) {
+        self.counters
+            .bytes_made
+            .fetch_add(message_bytes as u64, Ordering::Relaxed);
         self.counters.rows_read.fetch_add(u64::from(rows), Ordering::Relaxed);
         self.core.metrics.rows_read.add(u64::from(rows));
         self.counters.bytes_held.fetch_add(bytes, Ordering::AcqRel);
@@ -416,6 +420,11 @@ impl Stream {
 
     pub(crate) fn rows_read(&self) -> u64 {
         self.counters.rows_read.load(Ordering::Relaxed)
+    }
+
+    /// What `bytes_sent` comes to once all that is made has been sent.
+    pub(super) fn bytes_made(&self) -> u64 {
+        self.counters.bytes_made.load(Ordering::Relaxed)
     }
 
     pub(crate) fn rows_sent(&self) -> u64 {
