@@ -192,6 +192,15 @@ impl fmt::Display for RequestId {
     }
 }
 
+impl log::kv::ToValue for RequestId {
+    fn to_value(&self) -> log::kv::Value<'_> {
+        match self {
+            Self::Text(text) => text.as_str().into(),
+            Self::Number(number) => (*number).into(),
+        }
+    }
+}
+
 impl From<i64> for RequestId {
     fn from(number: i64) -> Self {
         Self::Number(number)

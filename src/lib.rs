@@ -70,7 +70,12 @@
 //!
 //! # Logs
 //! By the `log` crate. `error`: the operator must act. `warn`: misuse, or a limit was hit. `info`: start and stop. `debug`: the
-//! life of connections and streams, with ids. `trace`: frames. Queries, values and tokens are never logged.
+//! life of connections and streams, with ids. `trace`: frames.
+//!
+//! What an event is about is in its key-values: `connection` and `peer`; `stream`, and once each when it is accepted, started and
+//! ended, `request_id`, `principal`, `engine`, `traceparent`, `rows`, `bytes`, `ms`, `status`, `code`, `reason`. Queries are logged at
+//! `debug` only, their first KiB; values of parameters and tokens never. What peers have said is in values as it came: a logger has
+//! to escape it, as that of `rowstream serve` does.
 
 pub mod auth;
 #[cfg(feature = "cli")]

@@ -203,7 +203,7 @@ fn read(path: &Path) -> Result<Arc<[Entry]>, TokenFileError> {
     let file = File::open(path).map_err(failed)?;
     match others_may(&file).map_err(failed)? {
         Others::Write => return Err(TokenFileError::Writable { path: path.to_owned() }),
-        Others::Read => log::warn!("{}: everybody on this machine may read it", path.display()),
+        Others::Read => log::warn!(path:% = path.display(); "everybody on this machine may read the tokens"),
         Others::Nothing => {}
     }
     let mut text = String::new();

@@ -6,6 +6,7 @@ mod assemble;
 mod config;
 mod demo;
 mod format;
+mod logging;
 mod manual;
 mod query;
 mod reach;
@@ -21,6 +22,8 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use logging::LogFormat;
 
 use crate::client::ClientError;
 
@@ -76,10 +79,12 @@ impl From<Exit> for ExitCode {
 /// The program. Blocks until it has done what it was asked.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Without RUST_LOG, what an operator must act on; the libraries below have nothing to say at that level.
-    let env = env_logger::Env::default().default_filter_or("warn");
-    env_logger::Builder::from_env(env).format_target(false).init();
-    let exit = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    if !matches!(command, Command::Serve(_)) {
+        // `serve` has settings to read first.
+        logging::init(LogFormat::default());
+    }
+    let exit = match command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Query(arguments) => query::run(arguments),
         Command::Ps(arguments) => streams::ps(&arguments),

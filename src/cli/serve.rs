@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::assemble::{Assembly, Reloadable, assemble};
 use super::config;
+use super::logging::{self, LogFormat};
 use super::signals::{SIGHUP, SIGINT, SIGTERM, exit_code, on_signals};
 use super::supervisor::{Supervisor, handed_over};
 use super::{Exit, complain};
@@ -41,6 +42,7 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     if settings.db.is_empty() && settings.demo.is_none() {
         return refuse(&["there is nothing to serve: name a database with --db, or try --demo".to_owned()]);
     }
+    logging::init(settings.log_format);
     let supervisor = Supervisor::from_env();
     let assembled = handed_over()
         .map_err(|error| error.to_string())
@@ -80,12 +82,13 @@ pub(super) fn run(arguments: Arguments) -> Exit {
             } else {
                 "sqlite_schema"
             },
+            log_format: settings.log_format,
         },
     );
     if told.is_err() {
         log::warn!("standard output is closed; the address was not told");
     }
-    serve_until_asked(&server, &supervisor, &asked, drainer, drain);
+    serve_until_asked(&server, &supervisor, &asked, drainer);
     Exit::Ok
 }
 
@@ -136,8 +139,8 @@ fn reload(server: &ServerHandle, reloadables: &[Reloadable]) {
     for reloadable in reloadables {
         let name = reloadable.name();
         match reloadable.reload(server) {
-            Ok(()) => log::info!("{name}: read again"),
-            Err(error) => log::error!("{name}: not read again, and as it was: {error}"),
+            Ok(()) => log::info!(name = name; "read again"),
+            Err(error) => log::error!(name = name, error = error; "not read again, and as it was"),
         }
     }
 }
@@ -162,12 +165,7 @@ impl Drainer {
             if begun.recv().is_err() {
                 return;
             }
-            let report = server.drain(deadline);
-            log::info!(
-                "{} streams have ended, {} were cancelled",
-                report.ended,
-                report.cancelled
-            );
+            server.drain(deadline);
             server.shutdown();
         })?;
         Ok(Self { begin, ended, thread })
@@ -175,21 +173,11 @@ impl Drainer {
 }
 
 /// Blocks until the end is asked for, and then until the server is down: by the drain's deadline and a few seconds.
-fn serve_until_asked(
-    server: &ServerHandle,
-    supervisor: &Supervisor,
-    asked: &Receiver<()>,
-    drainer: Drainer,
-    drain: Duration,
-) {
+fn serve_until_asked(server: &ServerHandle, supervisor: &Supervisor, asked: &Receiver<()>, drainer: Drainer) {
     supervisor.ready(&status(server));
     while let Err(RecvTimeoutError::Timeout) = wait(asked, supervisor) {
         supervisor.alive(&status(server));
     }
-    log::info!(
-        "draining for at most {} s; another signal ends the process",
-        drain.as_secs()
-    );
     supervisor.stopping("draining");
     // Room for one, and this is the only one.
     let _told = drainer.begin.try_send(());
@@ -222,6 +210,7 @@ struct Announcement<'a> {
     names: &'a [String],
     /// One that is worth a try.
     table: &'a str,
+    log_format: LogFormat,
 }
 
 /// Each address a line of standard output, the rest for people.
@@ -231,6 +220,7 @@ fn announce(server: &ServerHandle, announcement: &Announcement<'_>) -> io::Resul
         unix,
         names,
         table,
+        log_format,
     } = announcement;
     let tcp = server
         .local_addrs()
@@ -246,6 +236,10 @@ fn announce(server: &ServerHandle, announcement: &Announcement<'_>) -> io::Resul
             writeln!(stdout, "operators: http://{address}/metrics")?;
         }
         stdout.flush()?;
+    }
+    if *log_format == LogFormat::Json {
+        // People do not read a log in JSON.
+        return Ok(());
     }
     let mut stderr = io::stderr().lock();
     writeln!(stderr, "engines: {}", names.join(", "))?;

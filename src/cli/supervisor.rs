@@ -34,7 +34,7 @@ impl Supervisor {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| match connect(&name) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                log::warn!("NOTIFY_SOCKET {}: {error}", name.display());
+                log::warn!(path:% = name.display(), error:% = error; "NOTIFY_SOCKET cannot be used");
                 None
             }
         });
@@ -69,7 +69,7 @@ impl Supervisor {
         if let Some(socket) = &self.socket
             && let Err(error) = socket.send(state.as_bytes())
         {
-            log::warn!("the service manager was not told: {error}");
+            log::warn!(error:% = error; "the service manager was not told");
         }
     }
 }

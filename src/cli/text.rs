@@ -11,7 +11,7 @@ pub(super) fn push_printable(text: &str, out: &mut String) {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            char if char.is_control() || is_invisible(char) => {
+            char if acts(char) => {
                 write!(out, "\\u{{{:x}}}", u32::from(char)).expect("a String takes every text");
             }
             char => out.push(char),
@@ -26,11 +26,16 @@ pub(super) fn printable(text: &str) -> String {
     out
 }
 
+/// Whether it would do something rather than be seen.
+pub(super) fn acts(char: char) -> bool {
+    char.is_control() || is_invisible(char)
+}
+
 /// Line breaks that are no control characters, and marks that change the direction of writing.
 fn is_invisible(char: char) -> bool {
     matches!(
         char,
-        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
     )
 }
 
@@ -48,6 +53,6 @@ mod tests {
         check("plain é 漢 \u{1f600} \\", "plain é 漢 \u{1f600} \\");
         check("a\nb\r\tc", "a\\nb\\r\\tc");
         check("\u{1b}[31m\0\u{7f}\u{9b}", "\\u{1b}[31m\\u{0}\\u{7f}\\u{9b}");
-        check("\u{202e}abc\u{2028}", "\\u{202e}abc\\u{2028}");
+        check("\u{202e}abc\u{2028}\u{61c}", "\\u{202e}abc\\u{2028}\\u{61c}");
     }
 }

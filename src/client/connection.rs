@@ -327,7 +327,7 @@ impl Reader {
         if self.config.reconnect_for.is_zero() || self.dial.is_none() || self.link.is_abandoned() {
             return Err(lost);
         }
-        log::debug!("{lost}; connecting anew");
+        log::debug!(error:% = lost; "connection lost; connecting anew");
         self.link.shut_down();
         self.link.disconnected(&lost);
         let deadline = clock::now() + self.config.reconnect_for;
@@ -342,7 +342,7 @@ impl Reader {
                 Err(HandshakeError::Status { code, body }) if matches!(code, 401 | 403) => {
                     return Err(refused(code, body));
                 }
-                Err(error) => log::debug!("no new connection yet: {error:?}"),
+                Err(error) => log::debug!(error:? = error; "no new connection yet"),
             }
         }
         Err(lost)

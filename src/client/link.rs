@@ -378,7 +378,7 @@ impl Link {
                 return Ok(());
             }
             ServerMessage::Goaway(goaway) => {
-                log::debug!("the server goes away in {} ms: {}", goaway.drain_ms, goaway.reason);
+                log::debug!(ms = goaway.drain_ms, reason = goaway.reason; "the server goes away");
                 self.table.lock().goaway = Some(goaway.clone());
                 return Ok(());
             }
@@ -398,7 +398,7 @@ impl Link {
         let Some(RequestId::Number(id)) = request_id else {
             if let ServerMessage::Error(error) = &message {
                 // Concerns no query: an answer to a question, the server's last words, or something this client does not send.
-                log::debug!("server: {}: {}", error.code, error.message);
+                log::debug!(code:% = error.code, error = error.message; "the server reports an error");
                 self.answer(message);
                 return Ok(());
             }

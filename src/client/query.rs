@@ -9,7 +9,7 @@ use super::link::Link;
 use super::stream::Consumption;
 use super::{ClientError, QueryStream};
 use crate::clock::millis;
-use crate::protocol::{Compression, DataFormat, StreamQuery, WindowRequest};
+use crate::protocol::{Compression, DataFormat, StreamQuery, TraceParent, WindowRequest};
 use crate::rows::{Int64Encoding, Params, RowFormat, Value};
 
 /// Describes a query; [`start`](Self::start) sends it. What is not set is left to the server.
@@ -154,6 +154,13 @@ impl<'c> QueryBuilder<'c> {
     /// query is [resumable](Self::resumable). Defaults to false.
     pub fn checksum(mut self, is_wanted: bool) -> Self {
         self.query.checksum = is_wanted;
+        self
+    }
+
+    /// Which trace the query belongs to, as W3C Trace Context has it: the server's log names it with the stream. What is no
+    /// `traceparent` is ignored, as servers do. Defaults to none.
+    pub fn traceparent(mut self, text: &str) -> Self {
+        self.query.traceparent = TraceParent::parse(text);
         self
     }
 

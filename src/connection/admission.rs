@@ -142,9 +142,9 @@ impl Admission {
         token: Option<&Secret>,
         handle: &ConnectionHandle,
     ) -> Result<Identity, Denial> {
-        let (id, peer) = (handle.id, handle.peer_ip);
+        let (id, peer) = (handle.id.number(), handle.peer_ip);
         if let Err(wait) = self.failures.check(peer, clock::now()) {
-            log::debug!("connection {id}: its token is not looked at: too many of its address were nobody's");
+            log::debug!(connection = id; "a token is not looked at: too many of its address were nobody's");
             return Err(Denial::TooMany(wait));
         }
         let judged = match token {
@@ -156,27 +156,25 @@ impl Admission {
         };
         match judged {
             Ok(Ok(identity)) => {
-                log::debug!("connection {id}: is {:?}", identity.name());
+                log::debug!(connection = id, principal = identity.name(); "connection admitted");
                 Ok(identity)
             }
             Ok(Err(AuthError::Rejected)) => {
                 self.failures.failed(peer, clock::now());
-                match peer {
-                    Some(peer) => log::warn!("connection {id}: {peer} shows a token that nobody has"),
-                    None => log::warn!("connection {id}: shows a token that nobody has"),
-                }
+                let peer = peer.map(|peer| peer.to_string());
+                log::warn!(connection = id, peer = peer; "shows a token that nobody has");
                 Err(Denial::Rejected)
             }
             Ok(Err(AuthError::Forbidden)) => {
-                log::warn!("connection {id}: shows a token of somebody who may not come in");
+                log::warn!(connection = id; "shows a token of somebody who may not come in");
                 Err(Denial::Forbidden)
             }
             Ok(Err(AuthError::Unavailable(text))) => {
-                log::error!("connection {id}: whose token it shows cannot be found out: {text:?}");
+                log::error!(connection = id, error = text; "whose token is shown cannot be found out");
                 Err(Denial::Unavailable)
             }
             Err(_) => {
-                log::error!("connection {id}: the authenticator panicked");
+                log::error!(connection = id; "the authenticator panicked");
                 Err(Denial::Unavailable)
             }
         }
@@ -295,7 +293,7 @@ impl Alarm for Timeout {
             handle.control.shutdown(Shutdown::Both);
             return None;
         }
-        log::debug!("connection {}: has not said who it is in time", handle.id);
+        log::debug!(connection = handle.id.number(); "the peer has not said who it is in time");
         let text = "the time for saying who you are is up";
         handle.outbox.close_now(CloseCode::AuthTimeout, text);
         Some(now + LEAVE_GRACE)

@@ -230,7 +230,7 @@ impl Alarm for Heartbeat {
         let handle = self.handle.upgrade()?;
         let idle_left = self.idle_time_left(now);
         if idle_left.is_some_and(|left| left.is_zero()) {
-            log::debug!("connection {}: closed, it is not used", handle.id);
+            log::debug!(connection = handle.id.number(); "connection closed: it is not used");
             handle.outbox.close_now(CloseCode::GoingAway, "the connection is idle");
             return None;
         }
@@ -238,8 +238,8 @@ impl Alarm for Heartbeat {
         match verdict {
             Verdict::Fine => {}
             Verdict::Ping => handle.outbox.ping(),
-            Verdict::Dead => return end(&handle, "gives no sign of life"),
-            Verdict::Stuck => return end(&handle, "takes nothing any more"),
+            Verdict::Dead => return end(&handle, "the peer gives no sign of life"),
+            Verdict::Stuck => return end(&handle, "the peer takes nothing any more"),
         }
         // While it is not idle it cannot be too long so before as much time has passed.
         let idle_look_in = idle_left.or(self.idle_timeout).unwrap_or(again_in);
@@ -249,7 +249,7 @@ impl Alarm for Heartbeat {
 
 /// Wakes both of the connection's threads; they see to the rest. There is nothing to look after any more.
 fn end(handle: &ConnectionHandle, why: &str) -> Option<Instant> {
-    log::warn!("connection {}: ended, its peer {why}", handle.id);
+    log::warn!(connection = handle.id.number(), reason = why; "connection ended by force");
     handle.control.shutdown(Shutdown::Both);
     None
 }

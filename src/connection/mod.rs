@@ -175,7 +175,7 @@ impl Connection {
         let Self { halves, handle } = self;
         let served = catch_unwind(AssertUnwindSafe(|| reader::serve(halves, &handle, context)));
         let end = served.unwrap_or_else(|_| {
-            log::error!("connection {}: the reader panicked", handle.id);
+            log::error!(connection = handle.id.number(); "the reader panicked");
             handle.outbox.reader_gone();
             handle.abort();
             ConnectionEnd::Fault

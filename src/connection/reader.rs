@@ -85,7 +85,7 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
         )) => {
             let ready = write.write_all(&response).and_then(|()| read.set_read_timeout(None));
             if let Err(error) = ready {
-                log::debug!("connection {}: gone before it was upgraded: {error}", handle.id);
+                log::debug!(connection = handle.id.number(), error:% = error; "connection gone before it was upgraded");
                 return ConnectionEnd::Lost;
             }
             count(&response);
@@ -203,7 +203,7 @@ impl<'a> Messages<'a> {
         let writer = match self.start_writer(frames) {
             Ok(writer) => writer,
             Err((error, writer)) => {
-                log::warn!("connection {}: no thread for the writer: {error}", self.handle.id);
+                log::warn!(connection = self.handle.id.number(), error:% = error; "no thread for the writer");
                 writer.refuse();
                 return ConnectionEnd::Fault;
             }
@@ -220,7 +220,7 @@ impl<'a> Messages<'a> {
         let (end, read) = read_messages(read, leftover, Side::Server, limits, lane, |incoming| {
             self.on_incoming(&incoming)
         });
-        log::debug!("connection {}: reading ended: {end}", self.handle.id);
+        log::debug!(connection = self.handle.id.number(), reason:% = end; "reading ended");
         self.detach_streams();
         self.finish(&end, read, writer);
         match end {
@@ -251,7 +251,7 @@ impl<'a> Messages<'a> {
                 }
                 WriterEnd::ReaderGone => Shutdown::Both,
                 WriterEnd::Socket(error) => {
-                    log::debug!("connection {}: writing ended: {error}", handle.id);
+                    log::debug!(connection = handle.id.number(), error:% = error; "writing ended");
                     Shutdown::Both
                 }
             });
@@ -279,7 +279,7 @@ impl<'a> Messages<'a> {
         };
         self.outbox.reader_gone();
         if writer.join().is_err() {
-            log::error!("connection {}: the writer panicked", self.handle.id);
+            log::error!(connection = self.handle.id.number(); "the writer panicked");
         }
         if peer_listens {
             drain(read.as_mut(), deadline);
@@ -474,7 +474,7 @@ impl<'a> Messages<'a> {
                 self.act(action)
             }
             Err(_) => {
-                log::error!("connection {}: the message handler panicked", self.handle.id);
+                log::error!(connection = self.handle.id.number(); "the message handler panicked");
                 self.reply(&ServerMessage::Error(ErrorMessage {
                     request_id,
                     ..ErrorMessage::new(ErrorCode::Internal, "the application failed unexpectedly")
@@ -601,7 +601,7 @@ impl Drop for Messages<'_> {
         };
         // Unwinding already, a second panic would end the process.
         if catch_unwind(AssertUnwindSafe(|| handler.disconnected(&admitted.sender))).is_err() {
-            log::error!("connection {}: the message handler panicked at the end", self.handle.id);
+            log::error!(connection = self.handle.id.number(); "the message handler panicked at the end");
         }
     }
 }

@@ -12,6 +12,7 @@ use super::request::{
     Ack, CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ResumeQuery, SetPriority, StreamQuery,
     StreamRef,
 };
+use super::trace::TraceParent;
 use crate::error::ErrorCode;
 use crate::id::RequestId;
 use crate::rows::Params;
@@ -130,6 +131,7 @@ fn stream_query(
         priority: field(object, "priority")?,
         weight: positive(object, "weight")?,
         checksum: field(object, "checksum")?.unwrap_or_default(),
+        traceparent: field::<String>(object, "traceparent")?.and_then(|text| TraceParent::parse(&text)),
     })))
 }
 
@@ -309,7 +311,8 @@ mod tests {
             r#"{"type":"stream_query","query":"q","request_id":"r","params":[1,-2.5,"x",null,true],"engine":"e",
                 "row_format":"array","int64":"safe","progress_interval_ms":0,"max_batch_bytes":1,"max_rows":2,
                 "max_bytes":3,"timeout_ms":4,"format":"json","compression":["br","gzip","none"],"batch_size":null,"colour":"blue","window":{"batches":1},
-                "resumable":true,"priority":7,"weight":256,"checksum":true}"#,
+                "resumable":true,"priority":7,"weight":256,"checksum":true,
+                "traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}"#,
         );
         let expected = StreamQuery {
             query: "q".into(),
@@ -334,8 +337,11 @@ mod tests {
             priority: Some(7),
             weight: Some(256),
             checksum: true,
+            traceparent: TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         };
         assert_eq!(full, expected);
+        let untraced = query(r#"{"type":"stream_query","query":"q","traceparent":"\u001b[2J"}"#);
+        assert_eq!(untraced.traceparent, None);
         let named = query(r#"{"type":"stream_query","query":"q","params":{"a":1}}"#);
         assert_eq!(named.params, Params::Named(vec![("a".into(), 1_i64.into())]));
     }
@@ -366,6 +372,11 @@ mod tests {
         );
         check_refused(r#"{"type":"stream_query","query":"","int64":"x"}"#, BadMessage, "int64");
         check_refused(r#"{"type":"stream_query","query":"","params":1}"#, BadMessage, "params");
+        check_refused(
+            r#"{"type":"stream_query","query":"","traceparent":1}"#,
+            BadMessage,
+            "traceparent",
+        );
         check_refused(
             r#"{"type":"stream_query","query":"","params":[[]]}"#,
             ParameterError,

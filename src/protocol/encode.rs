@@ -14,6 +14,7 @@ use super::request::{
     Ack, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ResumeQuery, SetPriority, StreamQuery, StreamRef,
     WindowRequest,
 };
+use super::trace::TraceParent;
 use crate::id::{RequestId, ResumeToken, StreamId};
 use crate::rows::{Int64Encoding, Params, RowFormat, Value};
 
@@ -169,6 +170,8 @@ struct WireQuery<'a> {
     weight: Option<u16>,
     #[serde(skip_serializing_if = "is_default")]
     checksum: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
 }
 
 impl<'a> From<&'a ClientMessage> for WireMessage<'a> {
@@ -258,6 +261,7 @@ impl<'a> From<&'a StreamQuery> for WireQuery<'a> {
             priority,
             weight,
             checksum,
+            traceparent,
         } = query;
         Self {
             query,
@@ -279,6 +283,7 @@ impl<'a> From<&'a StreamQuery> for WireQuery<'a> {
             priority: *priority,
             weight: *weight,
             checksum: *checksum,
+            traceparent: traceparent.as_ref().map(TraceParent::as_str),
         }
     }
 }
@@ -497,6 +502,7 @@ mod tests {
             priority: Some(0),
             weight: Some(1),
             checksum: true,
+            traceparent: TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         })));
         for target in [
             StreamRef::Stream(Ok(StreamId::random())),

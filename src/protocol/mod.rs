@@ -21,6 +21,7 @@ mod schema_client_test;
 mod schema_test;
 #[cfg(test)]
 mod spec_test;
+mod trace;
 
 pub(crate) use binary::{BatchHeader, BinaryEnvelope, decode_binary_message, replayed_binary};
 pub use close::CloseCode;
@@ -39,6 +40,7 @@ pub use request::{
     Ack, CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ResumeQuery, SetPriority,
     StreamQuery, StreamRef, WindowRequest,
 };
+pub use trace::TraceParent;
 
 /// The subprotocol of the WebSocket handshake: this protocol, in this version.
 pub(crate) const SUBPROTOCOL: &str = "rowstream.v1";

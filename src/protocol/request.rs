@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::compress::Compression;
 use super::message::DataFormat;
+use super::trace::TraceParent;
 use crate::id::{RequestId, ResumeToken, StreamId};
 use crate::rows::{Int64Encoding, Params, RowFormat};
 
@@ -194,6 +195,8 @@ pub struct StreamQuery {
     pub weight: Option<u16>,
     /// Whether batches carry a checksum, and the end a digest of all rows.
     pub checksum: bool,
+    /// The trace that the server's log names with the stream.
+    pub traceparent: Option<TraceParent>,
 }
 
 impl StreamQuery {

@@ -146,6 +146,8 @@ pub(super) struct StreamQuery {
     weight: Option<u16>,
     /// Whether batches carry a `checksum` and the end a `digest`; default false.
     checksum: Option<bool>,
+    /// The trace of the client's that the server's log names with the stream, as W3C Trace Context has it; ignored where it is malformed.
+    traceparent: Option<String>,
 }
 
 /// Parameters by position, or by name without a sigil.

@@ -72,7 +72,7 @@ impl EncodedBatch {
         let deflate = if is_compressed { None } else { stream.deflate() };
         let deflated = deflate.and_then(|deflate| deflate.deflate(&message));
         let bytes = message.capacity() + deflated.as_ref().map_or(0, |deflated| deflated.bytes().len());
-        stream.batch_made(rows, bytes);
+        stream.batch_made(rows, message.len(), bytes);
         Arc::new(Self {
             stream: Arc::downgrade(stream),
             rows,
@@ -368,6 +368,7 @@ impl Job {
         self.producer.lock().send_message(NoteKind::Started, &message);
         // Not before: a progress message that says so must find `query_started` in front of it.
         stream.set_status(QueryStreamStatus::Executing);
+        stream.log_started();
         Ok(())
     }
 
@@ -535,7 +536,7 @@ impl Job {
             .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("no message");
         // What a panic says may hold anything, so it goes to the log only.
-        log::error!("stream {}: the engine panicked: {said:?}", stream.id);
+        log::error!(stream:% = stream.id, said = said; "the engine panicked");
         StreamEnd::Failed(Box::new(ErrorMessage {
             started: self.started,
             ..ErrorMessage::new(ErrorCode::Internal, "the engine failed unexpectedly")

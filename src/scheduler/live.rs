@@ -17,7 +17,7 @@ use super::{Core, Origin};
 use crate::clock;
 use crate::engine::{CancelReason, CancelToken, Engine, Estimate, QuerySpec, Total};
 use crate::id::{Principal, RequestId, StreamId};
-use crate::protocol::{Phase, TotalKind};
+use crate::protocol::{Phase, TotalKind, TraceParent};
 use crate::stream::{QueryStreamStatus, Sample, Turn};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
@@ -29,6 +29,7 @@ pub(crate) struct StreamPlan {
     pub(crate) engine_name: Arc<str>,
     pub(crate) deadline: Instant,
     pub(crate) progress_interval: Option<Duration>,
+    pub(crate) traceparent: Option<TraceParent>,
 }
 
 /// The job while no worker has it, and whose turn it is.
@@ -42,6 +43,7 @@ struct Rest {
 struct Counters {
     status: AtomicU8,
     rows_read: AtomicU64,
+    bytes_made: AtomicU64,
     batches_held: AtomicUsize,
     bytes_held: AtomicUsize,
     rows_sent: AtomicU64,
@@ -214,7 +216,7 @@ impl Stream {
         job.unpark(self, now);
         let cursor = job.take_cursor();
         if catch_unwind(AssertUnwindSafe(|| drop(cursor))).is_err() {
-            log::error!("stream {}: the engine panicked while closing its cursor", self.id);
+            log::error!(stream:% = self.id; "the engine panicked while closing its cursor");
         }
         // Before the client hears of the end: it may have another then.
         job.leave_seat();
@@ -232,7 +234,7 @@ impl Stream {
         }
         self.count_end(&end, now);
         self.core.registry.ended(self.id, status);
-        log::debug!("stream {}: {status:?}", self.id);
+        self.log_ended(&end, now);
         job.send_end(end);
         drop(job);
         if status != QueryStreamStatus::Cancelled
@@ -274,7 +276,7 @@ impl Stream {
         let asked = AssertUnwindSafe(|| self.engine.estimate(&self.plan.spec, budget, &self.estimate_cancel));
         match catch_unwind(asked) {
             Ok(estimate) => *self.estimate.lock() = estimate,
-            Err(_) => log::error!("stream {}: the engine panicked while estimating", self.id),
+            Err(_) => log::error!(stream:% = self.id; "the engine panicked while estimating"),
         }
     }
 
@@ -361,12 +363,20 @@ impl Stream {
         status
     }
 
+    /// The connection that asked for it.
+    pub(super) fn connection_number(&self) -> u64 {
+        self.group
+    }
+
     pub(super) fn set_status(&self, status: QueryStreamStatus) {
         self.counters.status.store(status as u8, Ordering::Relaxed);
     }
 
     /// A batch has been made, and takes this much memory until it is [gone](Self::batch_gone).
-    pub(super) fn batch_made(&self, rows: u32, bytes: usize) {
+    pub(super) fn batch_made(&self, rows: u32, message_bytes: usize, bytes: usize) {
+        self.counters
+            .bytes_made
+            .fetch_add(message_bytes as u64, Ordering::Relaxed);
         self.counters.rows_read.fetch_add(u64::from(rows), Ordering::Relaxed);
         self.core.metrics.rows_read.add(u64::from(rows));
         self.counters.bytes_held.fetch_add(bytes, Ordering::AcqRel);
@@ -410,6 +420,11 @@ impl Stream {
 
     pub(crate) fn rows_read(&self) -> u64 {
         self.counters.rows_read.load(Ordering::Relaxed)
+    }
+
+    /// What `bytes_sent` comes to once all that is made has been sent.
+    pub(super) fn bytes_made(&self) -> u64 {
+        self.counters.bytes_made.load(Ordering::Relaxed)
     }
 
     pub(crate) fn rows_sent(&self) -> u64 {

@@ -8,6 +8,7 @@ mod budget;
 mod buffers;
 mod fair;
 mod job;
+mod life;
 mod live;
 mod outlet;
 mod question;
@@ -281,6 +282,7 @@ impl Scheduler {
             priority,
             weight,
             checksum,
+            traceparent,
         } = query;
         self.check_accepting()?;
         let config = &self.core.config;
@@ -307,6 +309,7 @@ impl Scheduler {
             engine_name: name,
             deadline: now + timeout,
             progress_interval: (!progress_interval.is_zero()).then_some(progress_interval),
+            traceparent,
         };
         let rules = BatchRules {
             format,
@@ -407,7 +410,7 @@ impl Scheduler {
             });
             job.send_message(NoteKind::Queued, &message);
         }
-        log::debug!("stream {}: accepted for engine {}", stream.id, stream.plan.engine_name);
+        stream.log_accepted();
         stream.give_job(job);
         self.core.registry.insert(stream.id, Arc::clone(&stream), token);
         stream.launch();
@@ -462,7 +465,10 @@ impl Scheduler {
         let token = ResumeToken::random(self.core.epoch);
         let tokens = (query.resume_token.hash(), token.hash());
         let (attached, columns) = stream.attach(from, limits, origin.connection, sink, tokens)?;
-        log::debug!("stream {}: resumed from batch {from}", stream.id);
+        log::debug!(
+            stream:% = stream.id, connection = origin.connection.number(), batch = from, traceparent = stream.plan.traceparent;
+            "stream resumed"
+        );
         Ok(Resumed {
             stream,
             attached,
@@ -586,7 +592,7 @@ impl Scheduler {
         for thread in threads {
             let name = thread.thread().name().unwrap_or("a worker").to_owned();
             if thread.join().is_err() {
-                log::error!("{name} panicked");
+                log::error!(thread = name; "a thread panicked");
             }
         }
         self.forget_retained();

@@ -323,7 +323,7 @@ impl Stream {
         };
         drop(unwanted);
         if is_held {
-            log::debug!("stream {}: detached", self.id);
+            log::debug!(stream:% = self.id, traceparent = self.plan.traceparent; "stream detached");
             self.core.registry.count_detached();
             self.left(now);
             self.wake();
@@ -539,7 +539,7 @@ impl Stream {
         };
         let n_lost = unwanted.len();
         drop(unwanted);
-        log::debug!("stream {}: expired with {n_lost} batches", self.id);
+        log::debug!(stream:% = self.id, batches = n_lost, traceparent = self.plan.traceparent; "stream expired");
         self.core.registry.given_up(self.id);
         self.cancel(CancelReason::Expired);
         self.settle();
@@ -583,7 +583,7 @@ impl Stream {
         if is_expired {
             self.expire();
         } else if let Some((generation, sink)) = stalled {
-            log::debug!("stream {}: its client has taken nothing for too long", self.id);
+            log::debug!(stream:% = self.id, traceparent = self.plan.traceparent; "the client has taken nothing for too long");
             if self.outlet().delivery.is_resumable() {
                 self.detach_because(generation, Some(Gone::Stalled), CancelReason::SlowClient);
             } else {
@@ -640,7 +640,7 @@ impl Core {
         while self.budget.is_scarce()
             && let Some(oldest) = self.registry.oldest_left()
         {
-            log::warn!("stream {}: given up, memory is scarce", oldest.id);
+            log::warn!(stream:% = oldest.id; "stream given up: memory is scarce");
             oldest.expire();
         }
     }

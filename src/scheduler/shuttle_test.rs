@@ -89,6 +89,7 @@ fn launch(core: &Arc<Core>, n_rows: u64, window: Option<u32>, is_resumable: bool
             engine_name: "memory".into(),
             deadline: now + hour,
             progress_interval: None,
+            traceparent: None,
         },
         engine,
         Arc::clone(core),

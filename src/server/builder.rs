@@ -477,6 +477,7 @@ impl ServerBuilder {
             }
             None => None,
         };
+        let addresses: Vec<String> = sockets.iter().map(Socket::to_string).collect();
         let listeners = sockets
             .into_iter()
             .map(|socket| Listener::start("listener", socket, tls.clone(), Arc::clone(&connections)))
@@ -484,7 +485,14 @@ impl ServerBuilder {
             .map_err(StartError::Thread)?;
         reports.is_started.store(true, Ordering::Release);
         let ends = Ends { listeners, admin, tls };
-        Ok(ServerHandle::new(ends, connections, scheduler, memory, capacity))
+        let (connections_max, streams_max) = (capacity.connections_max, capacity.streams_max);
+        let server = ServerHandle::new(ends, connections, scheduler, memory, capacity);
+        log::info!(
+            addresses = addresses.join(" "), admin = server.admin_addr().map(|address| address.to_string()),
+            connections_max = connections_max, streams_max = streams_max, memory:% = memory;
+            "server started"
+        );
+        Ok(server)
     }
 
     fn check(&self) -> Result<(), StartError> {

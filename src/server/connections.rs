@@ -132,7 +132,7 @@ impl Connections {
         if self.context.site != Site::Admin {
             self.context.scheduler.metrics().connections_accepted.add(1);
         }
-        log::debug!("connection {id}: from {peer}");
+        log::debug!(connection = id.number(), peer:% = peer; "connection accepted");
         let connections = Arc::clone(self);
         let role = format!("reader-{id}");
         let thread = spawn_owning(&role, STACK_BYTES_CONNECTION, connection, move |connection| {
@@ -216,7 +216,7 @@ impl Connections {
         drop(state);
         for (id, thread) in threads {
             if thread.join().is_err() {
-                log::error!("connection {id}: the reader panicked at its end");
+                log::error!(connection = id.number(); "the reader panicked at its end");
             }
         }
     }
@@ -230,10 +230,11 @@ impl Connections {
         }
     }
 
-    /// The whole server is down: [`wait_until_stopped`](Self::wait_until_stopped) returns.
-    pub(super) fn stopped(&self) {
-        self.state.lock().stopped = true;
+    /// The whole server is down: [`wait_until_stopped`](Self::wait_until_stopped) returns. Whether that is news.
+    pub(super) fn stopped(&self) -> bool {
+        let was_stopped = std::mem::replace(&mut self.state.lock().stopped, true);
         self.changed.notify_all();
+        !was_stopped
     }
 
     pub(super) fn wait_until_stopped(&self) {

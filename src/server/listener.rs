@@ -82,10 +82,7 @@ impl Drop for Listener {
         let woken = self.socket.wake();
         if let Some(thread) = self.thread.take() {
             if !woken && !thread.is_finished() {
-                log::warn!(
-                    "the listener on {} could not be woken; its thread is left behind",
-                    self.socket
-                );
+                log::warn!(address:% = self.socket; "the listener could not be woken; its thread is left behind");
                 return;
             }
             if thread.join().is_err() {
@@ -109,7 +106,7 @@ fn accept_until_stopped(
             Ok(_) | Err(_) if stopping.load(Ordering::Acquire) => return,
             Ok(accepted) => receive(accepted, tls, connections),
             Err(error) => {
-                log::warn!("accept: {error}");
+                log::warn!(error:% = error; "no connection could be accepted");
                 connections.refusals().no_descriptor();
                 if Reserve::helps_against(&error) {
                     reserve.spend(socket, |accepted| answer(accepted, tls, FULL));
@@ -126,7 +123,7 @@ fn receive(accepted: Accepted, tls: &Tls, connections: &Arc<Connections>) {
     let peer = accepted.peer();
     if connections.is_full() {
         connections.refusals().full();
-        log::warn!("{peer}: refused: the server is full");
+        log::warn!(peer:% = peer; "connection refused: the server is full");
         return answer(accepted, tls, FULL);
     }
     // Whoever comes by a unix socket is on this machine, and has no address to be counted by.
@@ -134,7 +131,7 @@ fn receive(accepted: Accepted, tls: &Tls, connections: &Arc<Connections>) {
         Ok(seat) => seat,
         Err(refusal) => {
             connections.refusals().address(refusal);
-            log::warn!("{peer}: refused: {refusal:?}");
+            log::warn!(peer:% = peer, reason:? = refusal; "connection refused");
             let text = match refusal {
                 Refusal::TooMany => TOO_MANY,
                 Refusal::TooOften => TOO_OFTEN,
@@ -144,7 +141,7 @@ fn receive(accepted: Accepted, tls: &Tls, connections: &Arc<Connections>) {
     };
     let speaks_tls = accepted.speaks(tls);
     if let Err(Unserved { error, connection }) = connections.serve(transport(accepted, tls), seat) {
-        log::warn!("{peer}: not served: {error}");
+        log::warn!(peer:% = peer, error:% = error; "connection not served");
         if let Some(connection) = connection.filter(|_| !speaks_tls) {
             connection.refuse(FULL);
         }

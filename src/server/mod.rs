@@ -361,15 +361,15 @@ impl ServerHandle {
         let until = clock::now() + deadline;
         scheduler.refuse_queries();
         let before = scheduler.n_undelivered();
+        log::info!(streams = before, ms = clock::millis(deadline); "draining");
         connections.go_away(until);
         let cancelled = scheduler.wait_until_delivered(until);
         self.running.close_listeners();
         scheduler.refuse_all();
         scheduler.cancel_all(CancelReason::Shutdown);
-        DrainReport {
-            ended: before.saturating_sub(cancelled),
-            cancelled,
-        }
+        let ended = before.saturating_sub(cancelled);
+        log::info!(ended = ended, cancelled = cancelled; "drained");
+        DrainReport { ended, cancelled }
     }
 
     /// Ends everything: no new connections, every stream cancelled and told so, connections closed with 1001, or 1012 after a
@@ -399,7 +399,9 @@ impl Running {
         self.scheduler.stop();
         let admin = self.admin.lock().take();
         drop(admin);
-        self.connections.stopped();
+        if self.connections.stopped() {
+            log::info!("server stopped");
+        }
     }
 }
 

@@ -140,7 +140,7 @@ impl Socket {
     pub(super) fn accept_waiting(&self) -> io::Result<Accepted> {
         let accepted = self.set_nonblocking(true).and_then(|()| self.accept());
         if let Err(error) = self.set_nonblocking(false) {
-            log::error!("the listening socket cannot be made to block again: {error}");
+            log::error!(error:% = error; "the listening socket cannot be made to block again");
         }
         accepted
     }
@@ -263,7 +263,7 @@ mod unix {
         fn drop(&mut self) {
             let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.identity);
             if is_ours && let Err(error) = fs::remove_file(&self.path) {
-                log::warn!("{}: the socket's file is left behind: {error}", self.path.display());
+                log::warn!(path:% = self.path.display(), error:% = error; "the socket's file is left behind");
             }
         }
     }

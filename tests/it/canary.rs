@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use log::kv::{self, Key, VisitSource};
 use log::{Log, Metadata, Record};
 use rowstream::auth::{AuthError, Authenticator, Credentials, Identity, Secret, TokenFile};
 use rowstream::{Client, Server, ServerHandle};
@@ -31,11 +32,23 @@ impl Log for Lines {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let line = format!("{} {}: {}\n", record.level(), record.target(), record.args());
+        let mut pairs = Pairs(String::new());
+        record.key_values().visit(&mut pairs).unwrap();
+        let line = format!("{} {}: {}{}\n", record.level(), record.target(), record.args(), pairs.0);
         self.0.lock().unwrap().push_str(&line);
     }
 
     fn flush(&self) {}
+}
+
+/// Key-values, as they are shown.
+struct Pairs(String);
+
+impl<'kvs> VisitSource<'kvs> for Pairs {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: kv::Value<'kvs>) -> Result<(), kv::Error> {
+        self.0.push_str(&format!(" {key}={value}"));
+        Ok(())
+    }
 }
 
 struct Canaries;
@@ -163,7 +176,7 @@ fn a_token_is_in_no_log_no_error_no_dump_and_never_sent_back() {
         "may not come in",
         "cannot be found out",
         "panicked",
-        "is \"alice\"",
+        "connection admitted connection=1 principal=alice",
     ] {
         assert!(lines.contains(expected), "the log has not caught {expected:?}: {lines}");
     }

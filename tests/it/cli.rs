@@ -1,5 +1,6 @@
 //! The program, as a process: what it prints, and how it ends.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -35,14 +36,20 @@ impl Served {
 
     /// With these arguments besides.
     pub(crate) fn with(arguments: &[&str]) -> Self {
+        let (mut command, folder) = Self::command();
+        command.args(arguments);
+        Self::start(command, folder)
+    }
+
+    /// To be given arguments, and the folder of its database.
+    fn command() -> (Command, TempDir) {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("shop.db");
         let sql =
             "CREATE TABLE t(n INTEGER, name TEXT); INSERT INTO t VALUES (1, 'one'), (2, 'two, \"too\"'), (3, NULL)";
         Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-        let mut command = rowstream(&["serve", "--listen", "127.0.0.1:0", "--db", path.to_str().unwrap()]);
-        command.args(arguments);
-        Self::start(command, folder)
+        let command = rowstream(&["serve", "--listen", "127.0.0.1:0", "--db", path.to_str().unwrap()]);
+        (command, folder)
     }
 
     /// With these variables in its environment.
@@ -65,6 +72,13 @@ impl Served {
         let path = self.folder.path().join("shop.db");
         let command = rowstream(&["serve", "--listen", address, "--db", path.to_str().unwrap()]);
         Self::start(command, Arc::clone(&self.folder))
+    }
+
+    /// With these arguments and variables besides, and its standard error in a file.
+    pub(crate) fn logging_to(log: File, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let (mut command, folder) = Self::command();
+        command.args(arguments).envs(variables.iter().copied());
+        Self::start_with(command, log.into(), folder)
     }
 
     pub(crate) fn start(command: Command, folder: impl Into<Arc<TempDir>>) -> Self {

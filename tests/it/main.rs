@@ -38,6 +38,8 @@ mod injected;
 #[cfg(feature = "cli")]
 mod interop;
 mod io_faults;
+#[cfg(feature = "cli")]
+mod logs;
 mod operations;
 #[cfg(feature = "cli")]
 mod plain_client;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::cli::demo::Scale;
+use crate::cli::logging::LogFormat;
 use crate::engine::sqlite::SqliteProfile;
 use crate::server::Rate;
 
@@ -248,6 +249,25 @@ impl Kind for Profile {
         Some(quoted(match self {
             Self::Untrusted => "untrusted",
             Self::Trusted => "trusted",
+        }))
+    }
+}
+
+impl Kind for LogFormat {
+    const VALUE_NAME: &'static str = "text|json";
+
+    fn read(texts: &[String]) -> Result<Self, String> {
+        match one(texts)? {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("\"text\" or \"json\"".to_owned()),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(quoted(match self {
+            Self::Text => "text",
+            Self::Json => "json",
         }))
     }
 }

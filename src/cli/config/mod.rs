@@ -15,6 +15,7 @@ use kind::Kind;
 pub(super) use kind::{Bytes, DemoScale, OrOff, Profile, RateLimit};
 use layers::{Entry, Layers, Shown};
 
+use super::logging::LogFormat;
 use crate::StreamingConfig;
 use crate::server::Limits;
 
@@ -104,6 +105,8 @@ settings! {
         compression_level: u8 = StreamingConfig::default().compression_level;
         /// How long streams may run on after SIGTERM or SIGINT, in seconds.
         drain_seconds: u64 = 30;
+        /// How the log is written to standard error; RUST_LOG says what of it.
+        log_format: LogFormat = LogFormat::Text;
     }
     "Streams" {
         /// Rows per batch where a client asks for none.

@@ -124,7 +124,7 @@ fn engine_error(failure: Failure, cancel: &CancelToken, plain: EngineErrorKind) 
         }
         // One read that fails can come out as either. Neither says that the file is broken, and the details are the operator's.
         codes::SQLITE_CORRUPT | codes::SQLITE_IOERR => {
-            log::error!("the database could not be read: {name} ({code}), {}", error.message);
+            log::error!(name:% = name, code = code, error = error.message; "the database could not be read");
             error.message = "the database could not be read".to_owned();
             error.engine_code = None;
             error.hint = Some("try again; if it stays so, whoever runs the server should look at the file".to_owned());
@@ -200,7 +200,7 @@ pub(super) fn while_opening(error: OpenError, cancel: &CancelToken) -> EngineErr
             in_memory: false,
         },
         OpenError::Sqlite(other) => {
-            log::error!("a connection to SQLite could not be set up: {other}");
+            log::error!(error:% = other; "a connection to SQLite could not be set up");
             return EngineError::new(EngineErrorKind::Unavailable, "cannot open the database");
         }
         OpenError::NoFileSystem { in_memory } => {

@@ -159,11 +159,11 @@ impl Trust {
         let mut roots = self.more.clone();
         let system = rustls_native_certs::load_native_certs();
         for error in &system.errors {
-            log::debug!("trusted certificates of the system: {error}");
+            log::debug!(error:% = error; "trusted certificates of the system cannot be read");
         }
         let (_, n_ignored) = roots.add_parsable_certificates(system.certs);
         if n_ignored > 0 {
-            log::debug!("{n_ignored} trusted certificates of the system are of no use");
+            log::debug!(certificates = n_ignored; "trusted certificates of the system are of no use");
         }
         roots
     }
@@ -277,7 +277,7 @@ fn warn_if_public(key: &Path) {
 
         const OTHERS_READ: u32 = 0o004;
         if fs::metadata(key).is_ok_and(|metadata| metadata.permissions().mode() & OTHERS_READ != 0) {
-            log::warn!("{}: everybody on this machine can read the private key", key.display());
+            log::warn!(path:% = key.display(); "everybody on this machine can read the private key");
         }
     }
     #[cfg(not(unix))]

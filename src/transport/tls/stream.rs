@@ -239,7 +239,7 @@ impl Read for TlsRead {
         }
         let read = self.read_in_time(into);
         if let (Err(error), Some(Shaking { peer, .. })) = (&read, &self.shaking) {
-            log::debug!("{peer}: no TLS: {error}");
+            log::debug!(peer = peer, error:% = error; "no TLS");
         }
         read
     }
