@@ -63,6 +63,7 @@ pub(super) fn assemble(settings: &Settings, handed_over: Option<TcpListener>) ->
             .connections_max(settings.connections_max)
             .streams_per_connection_max(settings.streams_per_connection_max)
             .message_bytes_max(settings.message_bytes_max.in_memory())
+            .query_bytes_max(settings.query_bytes_max.in_memory())
             .heartbeat(settings.heartbeat_interval, settings.heartbeat_dead_after)
             .auth_deadline(settings.auth_deadline)
             .auth_failures_per_minute(settings.auth_failures_per_minute)

@@ -112,7 +112,8 @@ pub(super) fn stream_state(status: QueryStreamStatus) -> StreamState {
 pub(super) fn status(stream: &Stream, for_admin: bool, now: Instant) -> StatusMessage {
     let figures = stream.figures();
     let rank = stream.rank();
-    let sql = &stream.plan.spec.sql;
+    let spec = stream.plan.asked.spec();
+    let sql = &spec.sql;
     let elapsed = now.saturating_duration_since(stream.accepted_at);
     StatusMessage {
         stream_id: stream.id,

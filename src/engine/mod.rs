@@ -70,6 +70,11 @@ pub trait Engine: Send + Sync + 'static {
     fn memory_bytes_max(&self) -> Option<usize> {
         None
     }
+
+    /// What they take of it now, for operators; `None` where nobody counts. Must not block. Defaults to `None`.
+    fn memory_bytes(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// One running query on the engine's side. One owner at a time; may move between threads between two calls.

@@ -334,7 +334,7 @@ impl Job {
     }
 
     fn open(&mut self, stream: &Arc<Stream>) -> Result<(), StreamEnd> {
-        let opened = stream.engine.open(&stream.plan.spec, &stream.cancel);
+        let opened = stream.engine.open(&stream.plan.asked.spec(), &stream.cancel);
         let cursor = opened.map_err(|error| self.failed(stream, error))?;
         let rules = self.producer.lock().rules;
         let columns = cursor.columns().map(|columns| columns.clone().with_int64(rules.int64));
@@ -353,7 +353,7 @@ impl Job {
         });
         let message = ServerMessage::QueryStarted(Box::new(StartedMessage {
             stream_id: stream.id,
-            query: stream.plan.spec.sql.clone(),
+            query: stream.plan.asked.spec().sql.clone(),
             estimated_rows: None,
             request_id: stream.request_id.clone(),
             columns,

@@ -12,7 +12,8 @@ const SQL_BYTES_MAX: usize = 1024;
 
 impl Stream {
     pub(super) fn log_accepted(&self) {
-        let sql = self.plan.spec.sql.as_str();
+        let spec = self.plan.asked.spec();
+        let sql = spec.sql.as_str();
         log::debug!(
             stream:% = self.id,
             connection = self.connection_number(),

@@ -22,10 +22,33 @@ use crate::stream::{QueryStreamStatus, Sample, Turn};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
+/// Bytes of a query's text that are kept once its engine is done, for reports.
+const SQL_KEPT_BYTES_MAX: usize = 1024;
+
+/// The query, whole as long as its engine may ask for it: a stream that is held for its client may be held long after.
+#[derive(Debug)]
+pub(crate) struct Asked(Mutex<Arc<QuerySpec>>);
+
+impl Asked {
+    pub(crate) fn new(spec: QuerySpec) -> Self {
+        Self(Mutex::new(Arc::new(spec)))
+    }
+
+    pub(crate) fn spec(&self) -> Arc<QuerySpec> {
+        Arc::clone(&self.0.lock())
+    }
+
+    fn cut(&self) {
+        let spec = self.spec();
+        let end = spec.sql.floor_char_boundary(SQL_KEPT_BYTES_MAX);
+        *self.0.lock() = Arc::new(QuerySpec::new(&spec.sql[..end]));
+    }
+}
+
 /// What was asked for, with the server's defaults filled in.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct StreamPlan {
-    pub(crate) spec: QuerySpec,
+    pub(crate) asked: Asked,
     pub(crate) engine_name: Arc<str>,
     pub(crate) deadline: Instant,
     pub(crate) progress_interval: Option<Duration>,
@@ -235,6 +258,7 @@ impl Stream {
         self.count_end(&end, now);
         self.core.registry.ended(self.id, status);
         self.log_ended(&end, now);
+        self.plan.asked.cut();
         job.send_end(end);
         drop(job);
         if status != QueryStreamStatus::Cancelled
@@ -273,7 +297,10 @@ impl Stream {
         if self.status().is_terminal() {
             return;
         }
-        let asked = AssertUnwindSafe(|| self.engine.estimate(&self.plan.spec, budget, &self.estimate_cancel));
+        let asked = AssertUnwindSafe(|| {
+            self.engine
+                .estimate(&self.plan.asked.spec(), budget, &self.estimate_cancel)
+        });
         match catch_unwind(asked) {
             Ok(estimate) => *self.estimate.lock() = estimate,
             Err(_) => log::error!(stream:% = self.id; "the engine panicked while estimating"),

@@ -42,7 +42,7 @@ use budget::Budget;
 use buffers::{Buffers, Compressors};
 use fair::{PRIORITY_DEFAULT, WEIGHT_DEFAULT};
 use job::{BatchRules, Job};
-use live::StreamPlan;
+use live::{Asked, StreamPlan};
 use outlet::{NoteKind, Outlet};
 use question::Question;
 use queue::RunQueue;
@@ -240,6 +240,15 @@ impl Scheduler {
         }
     }
 
+    /// What engines that count their memory take, and may take; those of one kind count the same.
+    pub(crate) fn engine_memory(&self) -> (Option<usize>, Option<usize>) {
+        let engines = || self.engines.iter().map(|named| &named.engine);
+        (
+            engines().filter_map(|engine| engine.memory_bytes()).max(),
+            engines().filter_map(|engine| engine.memory_bytes_max()).max(),
+        )
+    }
+
     /// A connection, as streams know it.
     pub(crate) fn origin(&self, connection: ConnectionId, principal: Principal) -> Origin {
         Origin {
@@ -305,7 +314,7 @@ impl Scheduler {
         let progress_interval = progress_interval_ms.map_or(config.progress_interval, Duration::from_millis);
         let now = clock::now();
         let plan = StreamPlan {
-            spec: QuerySpec::new(sql).with_params(params),
+            asked: Asked::new(QuerySpec::new(sql).with_params(params)),
             engine_name: name,
             deadline: now + timeout,
             progress_interval: (!progress_interval.is_zero()).then_some(progress_interval),

@@ -11,7 +11,7 @@ use super::budget::Account;
 use super::buffers::Compressors;
 use super::fair::Rank;
 use super::job::{BatchRules, Job, OTHER_EVENTS_MAX};
-use super::live::StreamPlan;
+use super::live::{Asked, StreamPlan};
 use super::outlet::Outlet;
 use super::queue::{Place, Work};
 use super::*;
@@ -85,7 +85,7 @@ fn launch(core: &Arc<Core>, n_rows: u64, window: Option<u32>, is_resumable: bool
     let stream = Arc::new(Stream::new(
         None,
         StreamPlan {
-            spec: QuerySpec::new("q"),
+            asked: Asked::new(QuerySpec::new("q")),
             engine_name: "memory".into(),
             deadline: now + hour,
             progress_interval: None,

@@ -100,6 +100,9 @@ pub enum StartError {
     /// [`ServerBuilder::tls`], or say with [`ServerBuilder::insecure`] that it is meant, for instance because what is in front of the
     /// server has TLS.
     InClear(SocketAddr),
+    /// Other machines can reach the [operators' address](ServerBuilder::admin_listen), where nobody is asked who they are: choose one
+    /// that they cannot, or say with [`ServerBuilder::insecure`] that it is meant.
+    AdminExposed(SocketAddr),
     /// The system has no thread to give.
     Thread(io::Error),
     /// The host has too little of something for what is asked of the server; the text says of what, and what can be done.
@@ -123,6 +126,11 @@ say that it is meant (insecure)"
                 "everybody on the way to {address} could read tokens and rows: set a certificate (tls), listen on 127.0.0.1, or say that \
 it is meant (insecure)"
             ),
+            Self::AdminExposed(address) => write!(
+                f,
+                "everybody who can reach {address} could see what the server is busy with: have operators come to 127.0.0.1, or say that \
+it is meant (insecure)"
+            ),
             Self::Thread(source) => write!(f, "cannot start a thread: {source}"),
         }
     }
@@ -137,6 +145,7 @@ impl std::error::Error for StartError {
             | Self::Setting(_)
             | Self::Exposed(_)
             | Self::InClear(_)
+            | Self::AdminExposed(_)
             | Self::Host(_) => None,
         }
     }
@@ -219,7 +228,8 @@ impl ServerBuilder {
 
     /// Answers operators' questions at this address: `/metrics`, `/readyz`, `/healthz` and `/version`, and no WebSocket; in clear text, also
     /// where there is [TLS](Self::tls). `/metrics` is not at the other addresses then: what a server is busy with is not for everybody who
-    /// may query it. Defaults to none, and all at the same address. At most 16 connections at once, beside those of
+    /// may query it. Defaults to none, and all at the same address, but for `/metrics` where there is an
+    /// [authenticator](Self::authenticator). Beyond loopback it needs [`insecure`](Self::insecure), as nobody is asked who they are. At most 16 connections at once, beside those of
     /// [`connections_max`](Self::connections_max). May block for a name look-up.
     pub fn admin_listen(mut self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
         self.admin_place = Some(resolve(address));
@@ -269,6 +279,13 @@ impl ServerBuilder {
     /// Largest message from a client, in bytes, up to 1 MiB; a larger one closes the connection with 1009. Defaults to 64 KiB.
     pub fn message_bytes_max(mut self, bytes_max: usize) -> Self {
         self.message_bytes_max = bytes_max;
+        self
+    }
+
+    /// Longest text of a query, in bytes; a longer one is refused with `LIMIT_EXCEEDED`. Defaults to 64 KiB. It comes in one
+    /// [message](Self::message_bytes_max), and engines have [bounds of their own](crate::engine::sqlite::SqliteEngineBuilder::query_bytes_max).
+    pub fn query_bytes_max(mut self, bytes_max: usize) -> Self {
+        self.query_bytes_max = bytes_max;
         self
     }
 
@@ -403,7 +420,8 @@ impl ServerBuilder {
             assembly_timeout: limits.assembly_timeout,
             ping_rate: limits.ping_rate,
         };
-        let unlisted_hosts = unlisted_hosts(&places, authenticator.is_some(), &allowed_hosts);
+        let asks_who = authenticator.is_some();
+        let unlisted_hosts = unlisted_hosts(&places, asks_who, &allowed_hosts);
         let admission = Arc::new(Admission {
             authenticator,
             deadline: auth_deadline,
@@ -434,9 +452,11 @@ impl ServerBuilder {
         let seats = Seats::new(capacity.streams_max, limits.streams_per_principal_max);
         let scheduler = Scheduler::start(engines, streaming, n_workers, seats).map_err(StartError::Thread)?;
         let scheduler = Arc::new(scheduler);
-        let site = match admin_socket {
-            Some(_) => Site::Public,
-            None => Site::Whole,
+        // What a server is busy with is not for everybody who may query it, let alone for those who may not.
+        let site = if admin_socket.is_some() || asks_who {
+            Site::Public
+        } else {
+            Site::Whole
         };
         let reports = Arc::new(Reports {
             scheduler: Arc::clone(&scheduler),
@@ -552,6 +572,11 @@ impl ServerBuilder {
             self.authenticator.is_none() || self.purpose == Purpose::Queries,
             "an echo server asks nobody who they are: it takes no authenticator".to_owned(),
         )?;
+        if let Some(address) = self.admin_place.as_ref().and_then(exposed_at)
+            && !self.insecure
+        {
+            return Err(StartError::AdminExposed(address));
+        }
         match exposed_place(&self.places).filter(|_| !self.insecure) {
             Some(address) if self.authenticator.is_none() => Err(StartError::Exposed(address)),
             Some(address) if !self.tls.is_on() => Err(StartError::InClear(address)),
@@ -570,12 +595,16 @@ fn resolve(address: impl ToSocketAddrs + fmt::Debug) -> Result<Place, String> {
 
 /// An address that other machines can reach, if there is one. A unix socket is none.
 fn exposed_place(places: &[Result<Place, String>]) -> Option<SocketAddr> {
-    places.iter().flatten().find_map(|place| match place {
+    places.iter().find_map(exposed_at)
+}
+
+fn exposed_at(place: &Result<Place, String>) -> Option<SocketAddr> {
+    match place.as_ref().ok()? {
         Place::Tcp(addresses) => exposed(addresses),
         Place::Bound(socket) => socket.local_addr().ok().and_then(|address| exposed(&[address])),
         #[cfg(unix)]
         Place::Unix(_) => None,
-    })
+    }
 }
 
 /// What a server thinks of names that are in no list, where a web page could have made one point to it.

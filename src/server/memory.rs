@@ -14,7 +14,7 @@ const PROGRAM_BYTES: usize = 24 * 1024 * 1024;
 /// KiB, and as much again for what the system keeps of a socket.
 const CONNECTION_BYTES: usize = 64 * 1024;
 
-/// A stream's state beside its cursor.
+/// A stream's state beside its cursor and its query; all that is left of one that is held for its client, beside its batches.
 const STREAM_BYTES: usize = 8 * 1024;
 
 /// Batches that the columns of a stream in Arrow may take between two batches: their buffers are kept, and grow by doubling.
@@ -25,7 +25,7 @@ const COLUMN_BATCHES: usize = if cfg!(feature = "arrow") { 2 } else { 0 };
 /// `fixed + streams × per_stream + connections × per_connection`, in bytes. `fixed` is the program, the workers' stacks and
 /// [`held_bytes_max`](StreamingConfig::held_bytes_max); a stream adds its [cursor](crate::Engine::cursor_bytes) and the one batch
 /// that it may make where the budget is used up, of the server's [`batch_bytes`](StreamingConfig::batch_bytes), in Arrow with the columns
-/// that it is made of; a connection its threads, its buffer and one incoming message. What queries themselves need, to sort or to group, is
+/// that it is made of, and its query, which comes in one message; a connection its threads, its buffer and one incoming message. What queries themselves need, to sort or to group, is
 /// in `fixed` for engines that [bound](crate::Engine::memory_bytes_max) it, as SQLite does, cursors and all; of others it is not in it. Not
 /// in it either: larger batches, for clients that ask for them or have rows of that size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,11 @@ pub struct MemoryBound {
 /// TLS of one connection: its state and two read buffers, 64 KiB of a handshake's messages or a record as it comes in, 64 KiB of
 /// records going out and the same once more on their way to the socket. An idle one has the state and the read buffers only.
 const TLS_BYTES: usize = 240 * 1024;
+
+/// As much as there is, where it would be more.
+fn sum(terms: &[usize]) -> usize {
+    terms.iter().fold(0, |sum, term| sum.saturating_add(*term))
+}
 
 /// What engines take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,25 +79,39 @@ impl MemoryBound {
         engines: EngineMemory,
         message_bytes_max: usize,
     ) -> Self {
-        let workers = n_workers.saturating_mul(STACK_BYTES_WORKER);
+        let fixed = [
+            PROGRAM_BYTES,
+            config.held_bytes_max,
+            engines.bounded,
+            n_workers.saturating_mul(STACK_BYTES_WORKER),
+            config.retained_streams_max.saturating_mul(STREAM_BYTES),
+        ];
+        // A query and its parameters come in one message.
+        let per_stream = [
+            STREAM_BYTES,
+            message_bytes_max,
+            engines.cursor,
+            config.batch_bytes.saturating_mul(1 + COLUMN_BATCHES),
+        ];
         Self {
-            fixed: PROGRAM_BYTES + config.held_bytes_max + workers + engines.bounded,
-            per_stream: STREAM_BYTES + engines.cursor + config.batch_bytes * (1 + COLUMN_BATCHES),
-            per_connection: CONNECTION_BYTES + message_bytes_max,
+            fixed: sum(&fixed),
+            per_stream: sum(&per_stream),
+            per_connection: sum(&[CONNECTION_BYTES, message_bytes_max]),
         }
     }
 
     /// What deflating messages adds: a deflater for each worker and for those kept, for each stream the deflated form of its batch,
     /// and for each connection a deflater and an inflater, though it holds them only while a message of its own is in work.
     pub(super) fn add_deflate(&mut self, config: &StreamingConfig, n_workers: usize) {
-        self.fixed += (n_workers + DEFLATERS_KEPT_MAX).saturating_mul(DEFLATER_BYTES);
-        self.per_stream += config.batch_bytes;
-        self.per_connection += DEFLATER_BYTES + INFLATER_BYTES;
+        let deflaters = n_workers.saturating_add(DEFLATERS_KEPT_MAX);
+        self.fixed = sum(&[self.fixed, deflaters.saturating_mul(DEFLATER_BYTES)]);
+        self.per_stream = sum(&[self.per_stream, config.batch_bytes]);
+        self.per_connection = sum(&[self.per_connection, DEFLATER_BYTES, INFLATER_BYTES]);
     }
 
     /// What TLS adds to each connection, at its busiest.
     pub(super) fn add_tls(&mut self) {
-        self.per_connection += TLS_BYTES;
+        self.per_connection = sum(&[self.per_connection, TLS_BYTES]);
     }
 
     /// Bytes for so many connections and running streams.
@@ -128,6 +147,7 @@ mod tests {
         let config = StreamingConfig {
             held_bytes_max: 100 << 20,
             batch_bytes: 256 << 10,
+            retained_streams_max: 128,
             ..StreamingConfig::default()
         };
         let engines = EngineMemory {
@@ -135,13 +155,13 @@ mod tests {
             cursor: 128 << 10,
         };
         let bound = MemoryBound::new(&config, 4, engines, 64 << 10);
-        let per_stream = 136 + 256 * (1 + COLUMN_BATCHES);
+        let per_stream = 136 + 64 + 256 * (1 + COLUMN_BATCHES);
         assert_eq!(
             bound.to_string(),
-            format!("135168 KiB + streams x {per_stream} KiB + connections x 128 KiB")
+            format!("136192 KiB + streams x {per_stream} KiB + connections x 128 KiB")
         );
-        assert_eq!(bound.bytes(0, 0), 132 << 20);
-        assert_eq!(bound.bytes(10, 1_000), (135_168 + 1_000 * per_stream + 10 * 128) << 10);
+        assert_eq!(bound.bytes(0, 0), 133 << 20);
+        assert_eq!(bound.bytes(10, 1_000), (136_192 + 1_000 * per_stream + 10 * 128) << 10);
         assert_eq!(bound.bytes(usize::MAX, 1), usize::MAX, "no overflow");
         let mut secure = bound;
         secure.add_tls();
@@ -151,7 +171,7 @@ mod tests {
         assert_eq!(
             deflating.to_string(),
             format!(
-                "138336 KiB + streams x {} KiB + connections x 440 KiB",
+                "139360 KiB + streams x {} KiB + connections x 440 KiB",
                 per_stream + 256
             )
         );

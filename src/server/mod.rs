@@ -132,7 +132,7 @@ pub struct StreamReport {
     pub engine: String,
     /// Whose it is; `None` where the server asks nobody who they are.
     pub principal: Option<String>,
-    /// The query's text.
+    /// The query's text; once its engine is done, the first KiB of it.
     pub query: String,
     /// Where it is in its life.
     pub status: QueryStreamStatus,
@@ -419,7 +419,7 @@ fn report(stream: &Stream, now: Instant) -> StreamReport {
         request_id: stream.request_id.clone(),
         engine: stream.plan.engine_name.to_string(),
         principal: stream.principal.name().map(str::to_owned),
-        query: stream.plan.spec.sql.clone(),
+        query: stream.plan.asked.spec().sql.clone(),
         status: stream.state(),
         attached: figures.is_attached,
         resumable: figures.is_resumable,

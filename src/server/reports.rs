@@ -20,11 +20,12 @@ use crate::thread::n_alive;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Optional parts that are compiled in.
-const FEATURES: [(&str, bool); 4] = [
+const FEATURES: [(&str, bool); 5] = [
     ("arrow", cfg!(feature = "arrow")),
     ("cli", cfg!(feature = "cli")),
     ("compression", cfg!(feature = "compression")),
     ("parquet", cfg!(feature = "parquet")),
+    ("tls", cfg!(feature = "tls")),
 ];
 
 /// What all of a server's addresses report about.
@@ -177,6 +178,17 @@ impl Reports {
             "held_limit_bytes",
             "The most that may be held; a batch for each stream may go beyond.",
             held_max,
+        );
+        let (engines, engines_max) = self.scheduler.engine_memory();
+        out.gauge(
+            "engine_memory_bytes",
+            "What engines have allocated, as far as they count it.",
+            engines.unwrap_or(0),
+        );
+        out.gauge(
+            "engine_memory_limit_bytes",
+            "The most that they may; 0 where nothing bounds it. A query that finds no room fails with ENGINE_BUSY.",
+            engines_max.unwrap_or(0),
         );
         let (n_connections, _) = self.connections(site);
         let n_streams = self.scheduler.statistics().active as usize;

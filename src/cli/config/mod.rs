@@ -175,6 +175,8 @@ settings! {
         queries_waiting_max: usize = StreamingConfig::default().queries_waiting_max;
         /// Largest message from a client, at most 1MiB.
         message_bytes_max: Bytes = Bytes(64 << 10);
+        /// Longest text of a query; SQLite has a bound of its own.
+        query_bytes_max: Bytes = Bytes(64 << 10);
         /// Frames of one message.
         fragments_max: usize = Limits::default().fragments_max;
         /// Time from the first frame of a message to its last byte.

@@ -212,4 +212,8 @@ impl Engine for SqliteEngine {
             bytes_max => usize::try_from(bytes_max).ok(),
         }
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        usize::try_from(ffi::heap_bytes()).ok()
+    }
 }
