@@ -56,7 +56,7 @@
 //! One budget, [`StreamingConfig::held_bytes_max`], for all that is held: batches in channels, in windows and retained, and messages
 //! on their way. Whatever takes of it gives back when it is dropped; [`StreamingRegistry::bytes_held`] is the gauge. A stream that
 //! holds nothing may always make one batch, so that what is held stays below the budget plus one batch for each stream, and nothing
-//! can come to a stop. Above four fifths of it, streams that no connection has are given up, the oldest first. Of streams without a
+//! can come to a stop. Above four fifths of it, streams that no connection has are given up, the oldest of whoever has the most of them first. Of streams without a
 //! window, batches wait in channels only up to [`StreamingConfig::buffer_bytes`] in all, in even shares.
 //!
 //! To that come, per connection, two threads and a read buffer of 4 KiB, and at most 256 KiB of unread answers and as much of an

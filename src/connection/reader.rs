@@ -27,7 +27,7 @@ use crate::error::{CancelReason, ErrorCode};
 use crate::id::RequestId;
 use crate::metrics::{ConnectionEnd, StatusClass};
 use crate::protocol::{CloseCode, ErrorMessage, ResumeQuery, ResumedMessage, ServerMessage, StreamQuery};
-use crate::scheduler::{Alarm, AlarmGuard, Origin, Resumed, Stream, StreamSink};
+use crate::scheduler::{Acked, Alarm, AlarmGuard, Origin, Resumed, Stream, StreamSink};
 use crate::stream::{AckError, BeyondSent};
 use crate::sync::Mutex;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_owning};
@@ -439,9 +439,13 @@ impl<'a> Messages<'a> {
             None => Err(AckError::NotAttached),
         };
         match acked {
-            Ok(has_acknowledged) => {
-                if has_acknowledged {
-                    self.session.lock().on_useful_ack();
+            Ok(acked) => {
+                let mut session = self.session.lock();
+                if acked != Acked::Nothing {
+                    session.on_useful_ack();
+                }
+                if acked == (Acked::All { is_completed: true }) {
+                    session.on_completed();
                 }
                 ControlFlow::Continue(())
             }
@@ -542,7 +546,8 @@ impl<'a> Messages<'a> {
     fn take_over(&self, query: &ResumeQuery, bell: Arc<LaneBell>) -> Result<ControlFlow<()>, Box<ErrorMessage>> {
         let scheduler = &self.context.scheduler;
         let origin = self.origin();
-        let stream = scheduler.find_resumable(&query.resume_token, origin.principal())?;
+        let rights = self.session.lock().rights().clone();
+        let stream = scheduler.find_resumable(&query.resume_token, origin.principal(), &rights)?;
         let refusal = self
             .session
             .lock()

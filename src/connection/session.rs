@@ -241,7 +241,7 @@ impl Session {
         }
     }
 
-    /// A stream has come to its end, and nobody had to stop it: that it was asked for is not counted.
+    /// A stream has come to its end, nobody had to stop it, and nothing is held of it: that it was asked for is not counted.
     pub(crate) fn on_completed(&mut self) {
         for bucket in [&mut self.messages, &mut self.queries].into_iter().flatten() {
             bucket.give_back();
@@ -294,9 +294,10 @@ impl Session {
         match message {
             ClientMessage::StreamQuery(query) => match self.refusal(&query) {
                 Some(refusal) => refused(refusal, query.request_id),
-                None if self.queries.as_mut().is_some_and(|queries| !queries.take(now)) => {
-                    too_fast("queries that did not come to their end", self.limits.query_rate)
-                }
+                None if self.queries.as_mut().is_some_and(|queries| !queries.take(now)) => too_fast(
+                    "queries that did not come to their end or still hold something",
+                    self.limits.query_rate,
+                ),
                 None => Action::Start(query),
             },
             ClientMessage::CancelQuery(CancelQuery { target }) => self.on_stream(target, Action::Cancel),

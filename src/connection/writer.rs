@@ -312,7 +312,8 @@ impl Writer {
                     }
                 }
                 StreamTaken::End(end) => {
-                    if matches!(end, StreamEnd::Completed(_)) {
+                    // One that is held in case the end is lost costs until the client says that it was not.
+                    if end.is_completed() && !stream.is_resumable() {
                         self.session.lock().on_completed();
                     }
                     self.end_lane(key, &stream, &terminator(&stream, end));

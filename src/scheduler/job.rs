@@ -138,6 +138,10 @@ impl StreamEnd {
             Self::Failed(_) => QueryStreamStatus::Failed,
         }
     }
+
+    pub(crate) fn is_completed(&self) -> bool {
+        matches!(self, Self::Completed(_))
+    }
 }
 
 /// The end of a whole result.

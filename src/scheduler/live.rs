@@ -16,9 +16,9 @@ use super::timekeeper::{Alarm, AlarmGuard};
 use super::{Core, Origin};
 use crate::clock;
 use crate::engine::{CancelReason, CancelToken, Engine, Estimate, QuerySpec, Total};
-use crate::id::{Principal, RequestId, StreamId};
+use crate::id::{ConnectionId, Principal, RequestId, StreamId};
 use crate::protocol::{Phase, TotalKind, TraceParent};
-use crate::stream::{QueryStreamStatus, Sample, Turn};
+use crate::stream::{Owner, QueryStreamStatus, Sample, Turn};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
@@ -153,6 +153,11 @@ impl Stream {
             estimate_cancel: CancelToken::new(),
             alarm: Mutex::new(None),
         }
+    }
+
+    /// At whose cost it is held while it waits for somebody to come back.
+    pub(super) fn owner(&self) -> Owner {
+        Owner::new(&self.principal, ConnectionId::new(self.group))
     }
 
     /// Gives the stream its job. Before anybody else can find it: a cancel that found no job would end nothing.

@@ -33,7 +33,7 @@ pub(crate) use budget::{Account, Held, Permit};
 pub(crate) use fair::{FairQueue, PRIORITY_MAX, Rank, Ticket, WEIGHT_MAX};
 pub(crate) use job::{Completion, EncodedBatch, StreamEnd, Timings};
 pub(crate) use live::Stream;
-pub(crate) use outlet::{Resumed, StreamSink, Urgency};
+pub(crate) use outlet::{Acked, Resumed, StreamSink, Urgency};
 pub(crate) use question::Answer;
 pub(crate) use seats::{Full, Seat, Seats};
 pub(crate) use timekeeper::{Alarm, AlarmGuard, Timekeeper};
@@ -432,17 +432,21 @@ impl Scheduler {
     /// Which stream a token is for, as far as its bearer may know.
     ///
     /// # Errors
-    /// `RESUME_EXPIRED` for a token of this server's that is good no more, `RESUME_DENIED` for any other.
+    /// `RESUME_EXPIRED` for a token of this server's that is good no more, `RESUME_DENIED` for any other, and where the stream's
+    /// engine may not be asked with `rights`.
     pub(crate) fn find_resumable(
         &self,
         token: &ResumeToken,
         principal: &Principal,
+        rights: &Rights,
     ) -> Result<Arc<Stream>, Box<ErrorMessage>> {
         let found = self.core.registry.find_token(token.hash());
-        if let Some(stream) = found.filter(|stream| stream.principal == *principal) {
+        let own = found.filter(|stream| stream.principal == *principal);
+        let is_known = own.is_some();
+        if let Some(stream) = own.filter(|stream| rights.may_ask(&stream.plan.engine_name)) {
             return Ok(stream);
         }
-        Err(Box::new(if token.is_of(self.core.epoch) {
+        Err(Box::new(if !is_known && token.is_of(self.core.epoch) {
             let text = "the stream was not resumed in time, or the token has been used";
             ErrorMessage::new(ErrorCode::ResumeExpired, text)
         } else {
@@ -586,7 +590,7 @@ impl Scheduler {
 
     /// Forgets the streams that are held only in case somebody comes back: nobody can any more.
     fn forget_retained(&self) {
-        while let Some(stream) = self.core.registry.oldest_left() {
+        while let Some(stream) = self.core.registry.first_to_go() {
             stream.expire();
         }
     }

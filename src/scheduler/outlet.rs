@@ -157,6 +157,20 @@ pub(crate) struct Resumed {
     pub(crate) columns: Option<Vec<u8>>,
 }
 
+/// What an acknowledgement was good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Acked {
+    /// All of it was known.
+    Nothing,
+    /// There is less to hold.
+    Batches,
+    /// Nothing is held of the stream any more.
+    All {
+        /// Whether it had come to its end, and nobody had to stop it.
+        is_completed: bool,
+    },
+}
+
 /// Figures of a stream's delivery.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeliveryFigures {
@@ -213,6 +227,11 @@ impl Stream {
         }
     }
 
+    /// Whether it is held after its end, until that is acknowledged.
+    pub(crate) fn is_resumable(&self) -> bool {
+        self.outlet().delivery.is_resumable()
+    }
+
     /// Whether half of the room for what waits for the writer is free.
     fn is_half_empty(&self, outlet: &Outlet) -> bool {
         let n_max = self.core.config.channel_buffer_size as u64;
@@ -229,7 +248,7 @@ impl Stream {
 
 /// For connections.
 impl Stream {
-    /// The connection's client has processed all up to `number`; with `is_end`, the terminator too. False where that was known.
+    /// The connection's client has processed all up to `number`; with `is_end`, the terminator too.
     ///
     /// # Errors
     /// Where the connection has not got the stream, and for what was never sent.
@@ -238,8 +257,8 @@ impl Stream {
         connection: ConnectionId,
         number: Option<u64>,
         is_end: bool,
-    ) -> Result<bool, AckError> {
-        let (freed, is_useful, may_wake, has_pending, sink, is_over) = {
+    ) -> Result<Acked, AckError> {
+        let (freed, is_useful, may_wake, has_pending, sink, over) = {
             let mut outlet = self.outlet();
             let generation = outlet.attachment_of(connection).ok_or(AckError::NotAttached)?;
             let acked_before = outlet.delivery.window().acked();
@@ -259,13 +278,17 @@ impl Stream {
                 outlet.delivery.window().is_half_open(),
                 outlet.delivery.has_pending(),
                 Arc::clone(&outlet.sink),
-                is_end && outlet.delivery.is_end_given(),
+                outlet
+                    .delivery
+                    .end_given()
+                    .filter(|_| is_end)
+                    .map(StreamEnd::is_completed),
             )
         };
         drop(freed);
-        if is_over {
+        if let Some(is_completed) = over {
             self.release();
-            return Ok(true);
+            return Ok(Acked::All { is_completed });
         }
         if has_pending {
             sink.notify(Urgency::Now, 0);
@@ -273,7 +296,7 @@ impl Stream {
         if may_wake {
             self.wake();
         }
-        Ok(is_useful)
+        Ok(if is_useful { Acked::Batches } else { Acked::Nothing })
     }
 
     /// Whether the connection has the stream.
@@ -517,12 +540,9 @@ impl Stream {
     /// The stream is held from now on in case somebody comes back, for the time of the retention.
     fn left(self: &Arc<Self>, now: Instant) {
         self.arm(now);
-        if let Some(oldest) = self
-            .core
-            .registry
-            .left(self.id, now, self.core.config.retained_streams_max)
-        {
-            oldest.expire();
+        let n_max = self.core.config.retained_streams_max;
+        if let Some(stream) = self.core.registry.left(self.id, self.owner(), now, n_max) {
+            self.core.give_up(&stream, now, "there are too many of them");
         }
         self.core.make_room();
     }
@@ -635,14 +655,20 @@ impl Stream {
 }
 
 impl Core {
-    /// Gives up streams that nobody has, the oldest first, while memory is scarce.
+    /// Gives up streams that nobody has while memory is scarce.
     pub(super) fn make_room(&self) {
         while self.budget.is_scarce()
-            && let Some(oldest) = self.registry.oldest_left()
+            && let Some(stream) = self.registry.first_to_go()
         {
-            log::warn!(stream:% = oldest.id; "stream given up: memory is scarce");
-            oldest.expire();
+            self.give_up(&stream, clock::now(), "memory is scarce");
         }
+    }
+
+    fn give_up(&self, stream: &Arc<Stream>, now: Instant, why: &str) {
+        if self.registry.is_news(now) {
+            log::warn!(reason = why; "streams that wait for somebody to come back are given up");
+        }
+        stream.expire();
     }
 }
 

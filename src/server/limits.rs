@@ -32,11 +32,12 @@ pub struct Limits {
     /// Pings and pongs of a connection; beyond that it is closed with 1008. Defaults to 10 a second, 40 at once.
     pub ping_rate: Option<Rate>,
     /// Messages of a connection; beyond that it is told `LIMIT_EXCEEDED` and closed with 4429. Not counted are an `ack` that
-    /// acknowledges something, and a query that has come to its end. Defaults to 200 a second, 400 at once.
+    /// acknowledges something, and a query that has come to its end, which a client has to acknowledge where the stream is
+    /// resumable. Defaults to 200 a second, 400 at once.
     pub message_rate: Option<Rate>,
     /// Queries that a connection may start; beyond that it is told `LIMIT_EXCEEDED` and closed with 4429. Not counted are those that
-    /// have come to their end: what it is there against is starting only to cancel. Defaults to 50 a second and 256 at once, which is
-    /// all the streams that a connection may have, twice.
+    /// have come to their end and of which nothing is held: what it is there against is starting only to cancel, or to have streams
+    /// held. Defaults to 50 a second and 256 at once, which is all the streams that a connection may have, twice.
     pub query_rate: Option<Rate>,
     /// Connections of one address (of IPv6, one /64) at once; those beyond are refused with HTTP 429. Behind a proxy all come from
     /// its address: set it to `None` there. Addresses of the machine itself are never counted: a proxy may be there, and who is on

@@ -319,6 +319,11 @@ impl<B: Clone, E: Clone> Delivery<B, E> {
         self.is_end_given
     }
 
+    /// The terminator, once it has been given to the present connection.
+    pub(crate) fn end_given(&self) -> Option<&E> {
+        self.end.as_ref().filter(|_| self.is_end_given)
+    }
+
     /// Whether something waits that a connection could be given at once or once its window opens.
     pub(crate) fn has_pending(&self) -> bool {
         self.window.pending() > 0 || (self.end.is_some() && !self.is_end_given)

@@ -18,6 +18,7 @@ pub(crate) use delivery::{AckError, AttachError, Attached, Delivery, Generation,
 pub(crate) use progress::{ProgressMeter, Reading, Sample};
 pub(crate) use registry::Registry;
 pub use registry::RegistryStatistics;
+pub(crate) use retention::Owner;
 pub use state::QueryStreamStatus;
 pub(crate) use state::Turn;
 pub(crate) use window::{BeyondSent, WindowLimits};
@@ -53,7 +54,7 @@ pub struct StreamingConfig {
     pub stream_buffer_bytes_max: usize,
     /// Bytes held in all: batches in channels, in windows and retained for resumption, and answers on their way. Streams stand
     /// still when it is reached, each with at most one batch beyond; above four fifths, streams that no connection has are given
-    /// up, the oldest first. Defaults to 256 MiB.
+    /// up, of whoever has the most of them, the oldest first. Defaults to 256 MiB.
     pub held_bytes_max: usize,
     /// Bytes held for one connection. Defaults to 64 MiB.
     pub connection_held_bytes_max: usize,
@@ -70,7 +71,8 @@ pub struct StreamingConfig {
     pub retention: Duration,
     /// Bytes of batches that the engine may make for a resumable stream while no connection has it. Defaults to 8 MiB.
     pub retention_bytes: u64,
-    /// Streams held for nobody but in case somebody comes back; of more, the oldest are given up. Defaults to 4,096.
+    /// Streams held for nobody but in case somebody comes back; of more, the oldest of whoever has the most are given up: a
+    /// principal or, where nobody is asked, a connection. Defaults to 4,096.
     pub retained_streams_max: usize,
     /// How long a client may take nothing and acknowledge nothing while something waits for it: then a resumable stream is
     /// detached with `SLOW_CONSUMER`, any other cancelled with `slow_client`. A stream that stands still keeps its engine's cursor, and

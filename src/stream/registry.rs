@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::retention::Retention;
+use super::retention::{Owner, Retention};
 use super::state::QueryStreamStatus;
 use crate::id::{StreamId, TokenHash};
 use crate::sync::{Condvar, Mutex};
@@ -226,31 +226,36 @@ impl<T> Registry<T> {
         self.expired.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The stream is held only in case somebody comes back for it. Returns the one to give up where there are more than
-    /// `streams_max` of them.
-    pub(crate) fn left(&self, id: StreamId, now: Instant, streams_max: usize) -> Option<Arc<T>> {
+    /// The stream is held only in case somebody comes back for it, at `owner`'s cost. Returns the one to give up where there are
+    /// more than `streams_max` of them.
+    pub(crate) fn left(&self, id: StreamId, owner: Owner, now: Instant, streams_max: usize) -> Option<Arc<T>> {
         let mut state = self.state.lock();
         if !state.streams.contains_key(&id) {
             return None;
         }
-        state.retention.left(id, now);
+        state.retention.left(id, owner, now);
         if state.retention.len() <= streams_max {
             return None;
         }
-        Self::oldest(&state)
+        Self::first(&state)
     }
 
     pub(crate) fn count_detached(&self) {
         self.detached.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The stream that has been held longest for nobody.
-    pub(crate) fn oldest_left(&self) -> Option<Arc<T>> {
-        Self::oldest(&self.state.lock())
+    /// Of the streams that are held for nobody, the one to give up first.
+    pub(crate) fn first_to_go(&self) -> Option<Arc<T>> {
+        Self::first(&self.state.lock())
     }
 
-    fn oldest(state: &State<T>) -> Option<Arc<T>> {
-        let id = state.retention.oldest()?;
+    /// Whether it is worth saying that one is given up.
+    pub(crate) fn is_news(&self, now: Instant) -> bool {
+        self.state.lock().retention.is_news(now)
+    }
+
+    fn first(state: &State<T>) -> Option<Arc<T>> {
+        let id = state.retention.first_to_go()?;
         state.streams.get(&id).map(|entry| Arc::clone(&entry.stream))
     }
 
@@ -292,8 +297,10 @@ impl<T> Registry<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::id::{Epoch, ResumeToken};
+    use crate::id::{ConnectionId, Epoch, Principal, ResumeToken};
 
     #[test]
     fn streams_are_counted_once_by_their_outcome() {
@@ -341,15 +348,42 @@ mod tests {
     fn only_so_many_are_held_for_nobody() {
         let registry = Registry::new();
         let ids = [(); 3].map(|()| StreamId::random());
-        let now = Instant::now();
+        let start = Instant::now();
+        let left = |n: usize| {
+            let owner = Owner::new(&Principal::anonymous(), ConnectionId::new(1));
+            registry.left(ids[n], owner, start + Duration::from_secs(n as u64), 2)
+        };
         for id in ids {
             registry.insert(id, Arc::new(id), None);
         }
-        assert_eq!(registry.left(ids[0], now, 2), None);
-        assert_eq!(registry.left(ids[1], now + std::time::Duration::from_secs(1), 2), None);
-        let evicted = registry.left(ids[2], now + std::time::Duration::from_secs(2), 2);
-        assert_eq!(evicted.as_deref(), Some(&ids[0]));
+        assert_eq!((left(0), left(1)), (None, None));
+        assert_eq!(left(2).as_deref(), Some(&ids[0]));
         registry.given_up(ids[0]);
-        assert_eq!(registry.oldest_left().as_deref(), Some(&ids[1]));
+        assert_eq!(registry.first_to_go().as_deref(), Some(&ids[1]));
+    }
+
+    #[test]
+    fn one_owner_s_streams_make_no_other_s_go() {
+        let registry = Registry::new();
+        let start = Instant::now();
+        let left = |name: &str, n: u64| {
+            let id = StreamId::random();
+            registry.insert(id, Arc::new(id), None);
+            let owner = Owner::new(&Principal::named(name.into()), ConnectionId::new(n));
+            let gone = registry.left(id, owner, start + Duration::from_secs(n), 8);
+            if let Some(gone) = &gone {
+                registry.given_up(**gone);
+            }
+            (id, gone)
+        };
+        let (honest, _) = left("honest", 0);
+        let hoarded: Vec<_> = (1..=100).map(|n| left("hoarder", n)).collect();
+        let gone: Vec<_> = hoarded
+            .iter()
+            .filter_map(|(_, gone)| gone.as_deref().copied())
+            .collect();
+        let oldest: Vec<_> = hoarded.iter().map(|(id, _)| *id).take(93).collect();
+        assert_eq!(gone, oldest);
+        assert!(!gone.contains(&honest));
     }
 }

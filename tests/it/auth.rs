@@ -20,6 +20,8 @@ use crate::support::{DEADLINE, Plain, Wire, eventually};
 pub(crate) const ALICE: &str = "token-of-alice-0000000000";
 /// Another one of the same principal, with other rights.
 const ALICE_AS_ADMIN: &str = "token-of-alice-1111111111";
+/// And one that may ask another engine only.
+const ALICE_ELSEWHERE: &str = "token-of-alice-2222222222";
 pub(crate) const BOB: &str = "token-of-bob-000000000000";
 pub(crate) const ADMIN: &str = "token-of-admin-0000000000";
 
@@ -33,6 +35,7 @@ impl Authenticator for Few {
         match credentials.token() {
             ALICE => Ok(Identity::new("alice")),
             ALICE_AS_ADMIN => Ok(Identity::new("alice").with_admin()),
+            ALICE_ELSEWHERE => Ok(Identity::new("alice").with_engines(["second"])),
             BOB => Ok(Identity::new("bob").with_engines(["second"])),
             ADMIN => Ok(Identity::new("ops").without_query().with_admin()),
             "banned" => Err(AuthError::Forbidden),
@@ -551,6 +554,42 @@ fn an_engine_that_somebody_may_not_ask_does_not_exist_for_them() {
     bob.query("endless", json!({}));
     bob.recv_started();
     assert_eq!(server.streams().reports()[0].engine, "second");
+}
+
+#[test]
+fn a_stream_is_not_resumed_without_the_right_to_its_engine() {
+    let server = server();
+    let mut alice = connect(&server, ALICE);
+    let mut start = |engine: &str| {
+        alice.query("few", json!({"resumable": true, "engine": engine}));
+        let Wire::QueryStarted {
+            resume_token: Some(token),
+            ..
+        } = alice.recv()
+        else {
+            panic!("no token")
+        };
+        alice.finish();
+        token
+    };
+    let (token, other) = (start("first"), start("second"));
+    drop(alice);
+    let resume = |token: &str| json!({"type": "resume_query", "resume_token": token, "last_batch": -1});
+    let mut elsewhere = connect(&server, ALICE_ELSEWHERE);
+    elsewhere.send(&resume(&token));
+    let denied = elsewhere.recv();
+    assert!(
+        matches!(&denied, Wire::Error { code, .. } if code == "RESUME_DENIED"),
+        "{denied:?}"
+    );
+    elsewhere.send(&resume("nobody's"));
+    assert_eq!(denied, elsewhere.recv(), "as for a token that is nobody's");
+    elsewhere.send(&resume(&other));
+    assert!(matches!(elsewhere.recv(), Wire::QueryResumed { .. }));
+    // That changed nothing for whoever may.
+    let mut alice = connect(&server, ALICE);
+    alice.send(&resume(&token));
+    assert!(matches!(alice.recv(), Wire::QueryResumed { .. }));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rowstream::engine::memory::{Gate, MemoryEngine, Script};
-use rowstream::{ServerHandle, StreamingConfig};
+use rowstream::server::{Limits, Rate};
+use rowstream::{Server, ServerHandle, StreamingConfig};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
@@ -422,4 +423,85 @@ fn a_resumed_stream_keeps_its_name_its_codec_and_its_window() {
         matches!(&end, Wire::QueryCancelled { reason, .. } if reason == "client"),
         "{end:?}"
     );
+}
+
+fn rows_100() -> MemoryEngine {
+    let script = Script::new(["n"]).generate(100, |n| vec![(n as i64).into()]);
+    MemoryEngine::builder().query("q", script).build()
+}
+
+/// The names of a stream that has come to its end.
+fn run_resumable(client: &mut Plain) -> (String, String) {
+    let names = start(client, "q", json!({"batch_size": 100}));
+    client.recv_until("the end", |wire| matches!(wire, Wire::QueryCompleted { .. }));
+    names
+}
+
+/// T24: with a rate, one connection fills up the server more slowly; here it has none.
+#[test]
+fn who_hoards_streams_loses_its_own_and_nobody_else_s() {
+    const RETAINED_MAX: usize = 20;
+    let mut limits = Limits::default();
+    limits.message_rate = None;
+    limits.query_rate = None;
+    let mut streaming = StreamingConfig::default();
+    streaming.retained_streams_max = RETAINED_MAX;
+    let builder = Server::builder().engine("memory", rows_100()).limits(limits);
+    let server = builder.streaming(streaming).listen("127.0.0.1:0").start().unwrap();
+    let mut honest = Plain::connect(&server);
+    let tokens = [(); 3].map(|()| run_resumable(&mut honest).1);
+    drop(honest);
+    let mut hoarder = Plain::connect(&server);
+    let hoarded: Vec<_> = (0..10 * RETAINED_MAX).map(|_| run_resumable(&mut hoarder).1).collect();
+    let streams = server.streams();
+    assert_eq!(
+        streams.statistics().expired as usize,
+        tokens.len() + hoarded.len() - RETAINED_MAX
+    );
+    let mut client = Plain::connect(&server);
+    let mut resume = |token: &str| {
+        let mut answer = resume(&mut client, token, -1);
+        loop {
+            match answer {
+                Wire::QueryResumed { .. } | Wire::QueryBatch { .. } => answer = client.recv_unchecked(),
+                Wire::QueryCompleted { total_rows, .. } => return Ok(total_rows),
+                Wire::Error { code, .. } => return Err(code),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    for token in &tokens {
+        assert_eq!(resume(token), Ok(100));
+    }
+    assert_eq!(resume(&hoarded[0]), Err("RESUME_EXPIRED".to_owned()));
+    assert_eq!(resume(hoarded.last().unwrap()), Ok(100));
+}
+
+/// T24.
+#[test]
+fn a_resumable_query_counts_until_its_end_is_acknowledged() {
+    let mut limits = Limits::default();
+    limits.query_rate = Some(Rate::new(1, 30));
+    let builder = Server::builder().engine("memory", rows_100()).limits(limits);
+    let server = builder.listen("127.0.0.1:0").start().unwrap();
+    let mut honest = Plain::connect(&server);
+    for _ in 0..1_000 {
+        let (stream_id, _) = run_resumable(&mut honest);
+        honest.send(&json!({"type": "ack", "stream_id": stream_id, "batch_number": 0, "end": true}));
+    }
+    honest.assert_silence();
+    assert_eq!(server.streams().reports().len(), 0);
+    let mut hoarder = Plain::connect(&server);
+    let code = loop {
+        hoarder.query("q", json!({"resumable": true, "progress_interval_ms": 0}));
+        let end = hoarder.recv_until("an end", |wire| {
+            matches!(wire, Wire::QueryCompleted { .. } | Wire::Error { .. })
+        });
+        if let Wire::Error { code, .. } = end {
+            break code;
+        }
+        assert!(server.streams().reports().len() < 1_000, "there is no rate");
+    };
+    assert_eq!((code.as_str(), hoarder.recv_close()), ("LIMIT_EXCEEDED", 4429));
+    assert!(server.streams().reports().len() >= 30, "what was admitted is held");
 }

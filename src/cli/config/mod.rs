@@ -91,7 +91,7 @@ settings! {
         auth_deadline: Duration = Duration::from_secs(3);
         /// Wrong tokens from one address in a minute before others are not looked at; 0 for any number, right behind a proxy.
         auth_failures_per_minute: u32 = 10;
-        /// Origins whose pages may connect beside the server's own, such as https://app.example. Repeatable.
+        /// Origins whose pages may connect beside the server's own, such as `https://app.example`. Repeatable.
         allowed_origins: Vec<String> = Vec::new();
         /// Names that the server is called by in the header Host. Repeatable.
         allowed_hosts: Vec<String> = Vec::new();
