@@ -63,7 +63,7 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
             metrics.http_responses.add(StatusClass::of(response), 1);
         }
     };
-    let deadline = clock::now() + context.peer_limits.head_deadline;
+    let deadline = clock::after(clock::now(), context.peer_limits.head_deadline);
     let alarm = Arc::new(ShutDown(Arc::clone(&control)));
     let too_late = context.scheduler.timekeeper().set(deadline + HEAD_GRACE, alarm);
     let admission = &context.admission;
