@@ -3,7 +3,7 @@
 //! The only part of `auth` that touches a file, when it is told to.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,7 +67,7 @@ struct Entry {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TokenFileError {
-    /// It cannot be read, or has more than 1 MiB.
+    /// It cannot be read, is no regular file, or has more than 1 MiB.
     Read {
         /// The file.
         path: PathBuf,
@@ -200,6 +200,11 @@ fn read(path: &Path) -> Result<Arc<[Entry]>, TokenFileError> {
         path: path.to_owned(),
         source,
     };
+    // Opening a pipe waits for somebody to write to it.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        let text = "this is no regular file";
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
+    }
     let file = File::open(path).map_err(failed)?;
     match others_may(&file).map_err(failed)? {
         Others::Write => return Err(TokenFileError::Writable { path: path.to_owned() }),

@@ -62,7 +62,8 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         Ok(server) => server,
         Err(error) => return fail(&error),
     };
-    let asked = match hear_signals(server.clone(), reloadables) {
+    let heard = start_reloading(server.clone(), reloadables).and_then(hear_signals);
+    let asked = match heard {
         Ok(asked) => asked,
         Err(error) => return fail(&format_args!("cannot listen to signals: {error}")),
     };
@@ -115,12 +116,13 @@ fn refuse(problems: &[String]) -> Exit {
 }
 
 /// The first SIGINT or SIGTERM asks for the server's end, the second ends the process; SIGHUP has files read again.
-fn hear_signals(server: ServerHandle, reloadables: Vec<Reloadable>) -> io::Result<Receiver<()>> {
+fn hear_signals(reload: Sender<()>) -> io::Result<Receiver<()>> {
     let (ask, asked) = bounded(1);
     let mut ask = Some(ask);
     on_signals(&[SIGINT, SIGTERM, SIGHUP], move |signal| {
         if signal == SIGHUP {
-            reload(&server, &reloadables);
+            // Where it is full, files are going to be read again anyway.
+            let _told = reload.try_send(());
         } else if let Some(ask) = ask.take() {
             // Room for one, and this is the only one.
             let _heard = ask.try_send(());
@@ -129,6 +131,20 @@ fn hear_signals(server: ServerHandle, reloadables: Vec<Reloadable>) -> io::Resul
         }
     })?;
     Ok(asked)
+}
+
+/// Starts the thread that reads files again when it is told, once for all that it is told meanwhile: a file may take as long as it likes
+/// to be read, and signals are heard all the same.
+///
+/// Ends when: nobody can tell it any more, which is with the process.
+fn start_reloading(server: ServerHandle, reloadables: Vec<Reloadable>) -> io::Result<Sender<()>> {
+    let (tell, told) = bounded(1);
+    spawn_named("reload", STACK_BYTES_CONNECTION, move || {
+        for () in told {
+            reload(&server, &reloadables);
+        }
+    })?;
+    Ok(tell)
 }
 
 /// Reads everything again that can be. What fails stays as it was.

@@ -330,7 +330,7 @@ impl Reader {
         log::debug!(error:% = lost; "connection lost; connecting anew");
         self.link.shut_down();
         self.link.disconnected(&lost);
-        let deadline = clock::now() + self.config.reconnect_for;
+        let deadline = clock::after(clock::now(), self.config.reconnect_for);
         while self.wait(backoff, deadline) {
             let Some(dial) = &mut self.dial else { break };
             let dialled = dial().and_then(Transport::split);

@@ -120,7 +120,7 @@ impl Admission {
             (Some(authenticator), shown) => {
                 let alarm = ShutDown(Arc::clone(&handle.control));
                 let timekeeper = context.scheduler.timekeeper();
-                let _guard = timekeeper.set(clock::now() + self.deadline, Arc::new(alarm));
+                let _guard = timekeeper.set(clock::after(clock::now(), self.deadline), Arc::new(alarm));
                 let token = match shown {
                     Shown::Token(token) => Some(token),
                     Shown::Nothing | Shown::Unusable => None,
@@ -210,7 +210,7 @@ impl Messages<'_> {
                     handle: Arc::downgrade(self.handle),
                     is_told: AtomicBool::new(false),
                 };
-                let at = clock::now() + self.context.admission.deadline;
+                let at = clock::after(clock::now(), self.context.admission.deadline);
                 let guard = self.context.scheduler.timekeeper().set(at, Arc::new(timeout));
                 self.session.lock().wait_for_hello();
                 self.timeout.replace(Some(guard));

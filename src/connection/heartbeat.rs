@@ -215,7 +215,7 @@ impl Heartbeat {
         let first_in = self
             .idle_timeout
             .map_or(self.rules.interval, |idle| idle.min(self.rules.interval));
-        now + first_in
+        clock::after(now, first_in)
     }
 
     /// How long it may still be idle; `None` while it is not, or may be for ever.
@@ -243,7 +243,7 @@ impl Alarm for Heartbeat {
         }
         // While it is not idle it cannot be too long so before as much time has passed.
         let idle_look_in = idle_left.or(self.idle_timeout).unwrap_or(again_in);
-        Some(now + again_in.min(idle_look_in))
+        Some(clock::after(now, again_in.min(idle_look_in)))
     }
 }
 

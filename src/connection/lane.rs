@@ -65,7 +65,7 @@ impl ControlLane for LimitedLane {
             outbox: Arc::downgrade(&self.outbox),
             timeout: self.assembly_timeout,
         };
-        let at = clock::now() + self.assembly_timeout;
+        let at = clock::after(clock::now(), self.assembly_timeout);
         let guard = self.scheduler.timekeeper().set(at, Arc::new(alarm));
         let before = self.assembly.lock().replace(guard);
         drop(before);

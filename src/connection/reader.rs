@@ -37,7 +37,7 @@ use crate::transport::websocket::{
 use crate::transport::{Halves, ReadHalf, TransportControl, WriteHalf};
 
 /// How long after the deadline for its head a connection is ended in any case, be it that reading takes no heed of time, that the
-/// peer does not take its answer, or that it goes on sending.
+/// peer does not take its answer, or that it goes on sending. The same after its token has been looked at, where that takes longer.
 const HEAD_GRACE: Duration = Duration::from_millis(500);
 
 /// Time for the peer to end its side after we have ended ours.
@@ -63,9 +63,12 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
             metrics.http_responses.add(StatusClass::of(response), 1);
         }
     };
-    let deadline = clock::now() + context.peer_limits.head_deadline;
-    let alarm = Arc::new(ShutDown(Arc::clone(&control)));
-    let too_late = context.scheduler.timekeeper().set(deadline + HEAD_GRACE, alarm);
+    let deadline = clock::after(clock::now(), context.peer_limits.head_deadline);
+    let shut_down_at = |at| {
+        let alarm = Arc::new(ShutDown(Arc::clone(&control)));
+        context.scheduler.timekeeper().set(at, alarm)
+    };
+    let too_late = shut_down_at(deadline + HEAD_GRACE);
     let admission = &context.admission;
     let door = Door {
         site: context.site,
@@ -73,7 +76,11 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
         coding,
     };
     let answer = http::answer_request(read.as_mut(), deadline, door);
-    let end = match answer.map(|answer| admission.screen(answer, handle, context)) {
+    drop(too_late);
+    // Who comes is looked at under a deadline of its own.
+    let screened = answer.map(|answer| admission.screen(answer, handle, context));
+    let too_late = shut_down_at(deadline.max(clock::now()) + HEAD_GRACE);
+    let end = match screened {
         Some((
             Answer::Upgrade {
                 upgrade: Upgrade { response, deflate },

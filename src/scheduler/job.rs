@@ -633,7 +633,7 @@ impl Producer {
                 .bytes_max
                 .filter(|_| !is_probe)
                 .map(|max| max.saturating_sub(self.row_bytes)),
-            until: Some(now + interval),
+            until: Some(clock::after(now, interval)),
         };
         writer.begin_batch(buffer, limits, self.row_offset);
         if is_probe { Limit::Probe } else { Limit::Send }

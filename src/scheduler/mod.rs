@@ -316,7 +316,7 @@ impl Scheduler {
         let plan = StreamPlan {
             asked: Asked::new(QuerySpec::new(sql).with_params(params)),
             engine_name: name,
-            deadline: now + timeout,
+            deadline: clock::after(now, timeout),
             progress_interval: (!progress_interval.is_zero()).then_some(progress_interval),
             traceparent,
         };

@@ -581,20 +581,23 @@ impl Stream {
     pub(super) fn next_outlet_alarm(&self, now: Instant) -> Option<Instant> {
         let outlet = self.outlet();
         if let Some(left_at) = outlet.left_at {
-            return Some(left_at + self.core.config.retention);
+            return Some(clock::after(left_at, self.core.config.retention));
         }
         let limit = self.core.config.stall_limit;
-        Some(outlet.stalled_since().map_or(now, |since| since.max(self.accepted_at)) + limit)
+        let since = outlet.stalled_since().map_or(now, |since| since.max(self.accepted_at));
+        Some(clock::after(since, limit))
     }
 
     /// Looks whether it is too late for the client. Returns whether the stream is over.
     pub(super) fn check_client(self: &Arc<Self>, now: Instant) -> bool {
         let (is_expired, stalled) = {
             let outlet = self.outlet();
-            let left = outlet.left_at.is_some_and(|at| now >= at + self.core.config.retention);
+            let left = outlet
+                .left_at
+                .is_some_and(|at| now >= clock::after(at, self.core.config.retention));
             let stalled = outlet
                 .stalled_since()
-                .is_some_and(|since| now >= since + self.core.config.stall_limit);
+                .is_some_and(|since| now >= clock::after(since, self.core.config.stall_limit));
             (
                 left,
                 stalled.then(|| (outlet.delivery.generation(), Arc::clone(&outlet.sink))),
@@ -621,7 +624,7 @@ impl Stream {
             if !is_due {
                 return;
             }
-            outlet.progress_at = self.plan.progress_interval.map(|interval| now + interval);
+            outlet.progress_at = self.plan.progress_interval.map(|interval| clock::after(now, interval));
             outlet.delivery.is_attached().then(|| Arc::clone(&outlet.sink))
         };
         if let Some(sink) = sink {

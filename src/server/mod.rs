@@ -358,7 +358,7 @@ impl ServerHandle {
         let Running {
             connections, scheduler, ..
         } = &*self.running;
-        let until = clock::now() + deadline;
+        let until = clock::after(clock::now(), deadline);
         scheduler.refuse_queries();
         let before = scheduler.n_undelivered();
         log::info!(streams = before, ms = clock::millis(deadline); "draining");

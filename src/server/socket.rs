@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -96,6 +96,8 @@ pub(super) enum Socket {
     Tcp {
         socket: TcpListener,
         local_addr: SocketAddr,
+        /// False where it was handed over.
+        is_ours: bool,
     },
     #[cfg(unix)]
     Unix(unix::Socket),
@@ -111,13 +113,21 @@ impl Socket {
             Place::Bound(socket) => {
                 socket.set_nonblocking(false)?;
                 let local_addr = socket.local_addr()?;
-                Ok(Self::Tcp { socket, local_addr })
+                Ok(Self::Tcp {
+                    socket,
+                    local_addr,
+                    is_ours: false,
+                })
             }
             Place::Tcp(addresses) => {
                 let socket = TcpListener::bind(addresses.as_slice())?;
                 SockRef::from(&socket).listen(BACKLOG)?;
                 let local_addr = socket.local_addr()?;
-                Ok(Self::Tcp { socket, local_addr })
+                Ok(Self::Tcp {
+                    socket,
+                    local_addr,
+                    is_ours: true,
+                })
             }
             #[cfg(unix)]
             Place::Unix(path) => unix::Socket::bind(&path).map(Self::Unix),
@@ -156,9 +166,24 @@ impl Socket {
     /// Ends an [`accept`](Self::accept) that blocks. False where that did not work.
     pub(super) fn wake(&self) -> bool {
         match self {
-            Self::Tcp { local_addr, .. } => TcpStream::connect_timeout(&reachable(*local_addr), WAKE_TIMEOUT).is_ok(),
+            Self::Tcp { local_addr, .. } => {
+                TcpStream::connect_timeout(&reachable(*local_addr), WAKE_TIMEOUT).is_ok() || self.shut_down()
+            }
             #[cfg(unix)]
             Self::Unix(socket) => socket.wake(),
+        }
+    }
+
+    /// What wakes whoever accepts where there is no descriptor to connect with. Only Linux does it, and only a socket of our own may be
+    /// treated so: one that was handed over goes on to listen for who has handed it over.
+    fn shut_down(&self) -> bool {
+        match self {
+            Self::Tcp {
+                socket, is_ours: true, ..
+            } => cfg!(target_os = "linux") && SockRef::from(socket).shutdown(Shutdown::Both).is_ok(),
+            Self::Tcp { .. } => false,
+            #[cfg(unix)]
+            Self::Unix(_) => false,
         }
     }
 
@@ -294,5 +319,30 @@ mod unix {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
+
+    use super::*;
+
+    #[test]
+    fn whoever_accepts_is_woken_without_a_descriptor_unless_the_socket_is_somebody_elses() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let ours = Socket::bind(Place::Tcp(vec![any])).unwrap();
+        std::thread::scope(|scope| {
+            let accepting = scope.spawn(|| ours.accept().is_err());
+            assert!(ours.shut_down());
+            assert!(accepting.join().unwrap());
+        });
+        let socket = TcpListener::bind(any).unwrap();
+        let theirs = socket.try_clone().unwrap();
+        let handed_over = Socket::bind(Place::Bound(socket)).unwrap();
+        assert!(!handed_over.shut_down());
+        assert!(handed_over.wake());
+        drop(handed_over);
+        let _still_listens = TcpStream::connect(theirs.local_addr().unwrap()).unwrap();
     }
 }

@@ -337,6 +337,28 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuth
 }
 
 #[test]
+fn the_deadline_of_the_request_is_none_for_its_token() {
+    /// Takes longer than any request may.
+    struct Slow;
+
+    impl Authenticator for Slow {
+        fn authenticate(&self, _credentials: &Credentials<'_>) -> Result<Identity, AuthError> {
+            let (_never, nothing) = bounded::<()>(0);
+            let _time_is_up = nothing.recv_timeout(Duration::from_millis(2_000));
+            Ok(Identity::new("late"))
+        }
+    }
+
+    let mut limits = rowstream::server::Limits::default();
+    limits.head_deadline = Duration::from_secs(1);
+    let builder = Server::builder().engine("first", engine()).listen("127.0.0.1:0");
+    let builder = builder.limits(limits).auth_deadline(DEADLINE);
+    let server = builder.authenticator(Slow).start().unwrap();
+    let mut client = connect(&server, "x");
+    assert_eq!(client.run("few", json!({})).rows.len(), 3);
+}
+
+#[test]
 fn a_token_can_be_refreshed_by_its_principal_only() {
     let server = server();
     let mut alice = connect(&server, ALICE);

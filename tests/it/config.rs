@@ -250,9 +250,60 @@ fn tokens_and_certificates_are_read_again_on_a_hang_up() {
     assert!(Path::new(&at("tokens")).exists());
 }
 
+#[test]
+fn a_file_that_is_never_read_holds_up_no_signal() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let become_pipe = |name: &str| {
+        std::fs::remove_file(at(name)).unwrap();
+        assert!(Command::new("mkfifo").arg(at(name)).status().unwrap().success());
+    };
+    let issued = crate::authority::Authority::new().issue();
+    let (_, line, _) = ran(&mut rowstream(&["token", "alice"]));
+    for (name, text) in [
+        ("tokens", &line),
+        ("chain.pem", &issued.certificate),
+        ("key.pem", &issued.key),
+    ] {
+        std::fs::write(at(name), text).unwrap();
+    }
+    let (tokens, chain, key) = (at("tokens"), at("chain.pem"), at("key.pem"));
+    let by_token = ["--listen", "127.0.0.1:0", "--token-file", &tokens];
+    let mut command = serve(&folder, &by_token);
+    command
+        .args(["--tls-certificate", &chain, "--tls-key", &key])
+        .env("RUST_LOG", "info")
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    let mut told = BufReader::new(process.stderr.take().unwrap()).lines();
+    let mut wait_for = |text: &str| {
+        let found = told.find(|line| line.as_ref().unwrap().contains(text));
+        assert!(found.is_some(), "{text} is not told");
+    };
+    wait_for("Ctrl-C stops the server");
+    become_pipe("tokens");
+    signal("-HUP", process.id());
+    wait_for("tokens: not read again");
+    // Reading this one takes for ever, if it has been begun by then.
+    become_pipe("chain.pem");
+    signal("-HUP", process.id());
+    signal("-HUP", process.id());
+    signal("-TERM", process.id());
+    wait_for("draining for at most");
+    assert_eq!(process.wait().unwrap().code(), Some(0));
+    // Nor is it waited for at the start.
+    let (code, _, err) = ran(&mut serve(&folder, &by_token));
+    assert!(code == Some(1) && err.contains("no regular file"), "{err}");
+}
+
 fn hang_up(process: u32) {
+    signal("-HUP", process);
+}
+
+fn signal(name: &str, process: u32) {
     let sent = Command::new("kill")
-        .args(["-HUP", &process.to_string()])
+        .args([name, &process.to_string()])
         .status()
         .unwrap();
     assert!(sent.success());

@@ -9,12 +9,14 @@ use std::time::Duration;
 use rowstream::client::Outcome;
 use rowstream::engine::memory::{Gate, MemoryEngine, Script};
 use rowstream::engine::{EngineError, EngineErrorKind};
-use rowstream::server::StartError;
+use rowstream::server::{Limits, StartError};
 use rowstream::{Client, ClientError, Server, ServerHandle, StreamingConfig};
 use serde_json::{Value, json};
 
+use crate::auth::ALICE;
 use crate::blocking::wide;
 use crate::exposition::Samples;
+use crate::resume::wait_until_detached;
 use crate::support::{DEADLINE, Plain, Wire, eventually, serve, serve_with};
 
 /// The answer's head and body.
@@ -561,4 +563,52 @@ fn the_dashboard_asks_only_for_what_there_is() {
         .filter(|family| !family_is_shown(family))
         .collect();
     assert!(hidden.is_empty(), "{hidden:?}");
+}
+
+#[test]
+fn settings_without_end_serve_and_drain() {
+    let mut streaming = StreamingConfig::default();
+    streaming.max_query_duration = Duration::MAX;
+    streaming.first_batch_interval = Duration::MAX;
+    streaming.batch_interval = Duration::MAX;
+    streaming.progress_interval = Duration::MAX;
+    streaming.retention = Duration::MAX;
+    streaming.stall_limit = Duration::MAX;
+    let mut limits = Limits::default();
+    limits.head_deadline = Duration::MAX;
+    limits.idle_timeout = Some(Duration::MAX);
+    limits.assembly_timeout = Duration::MAX;
+    let server = crate::auth::builder()
+        .streaming(streaming)
+        .limits(limits)
+        .heartbeat(Duration::MAX - Duration::from_nanos(1), Duration::MAX)
+        .auth_deadline(Duration::MAX)
+        .start()
+        .unwrap();
+    let mut known = Plain::connect_with(&server, &[("authorization", &format!("Bearer {ALICE}"))]);
+    let mut stranger = Plain::connect(&server);
+    stranger.send(&json!({"type": "hello", "token": ALICE}));
+    assert!(matches!(stranger.recv(), Wire::Welcome { .. }));
+    for client in [&mut known, &mut stranger] {
+        let endless = json!({"timeout_ms": u64::MAX, "progress_interval_ms": 60_000});
+        for extra in [json!({}), endless] {
+            let seen = client.run("few", extra);
+            assert_eq!(seen.assert_completed().rows.len(), 3);
+        }
+    }
+    known.query("endless", json!({"resumable": true, "batch_size": 3}));
+    let id = known.recv_started();
+    known.recv_until("rows", |wire| matches!(wire, Wire::QueryBatch { .. }));
+    drop(known);
+    wait_until_detached(&server);
+    let ended = std::thread::scope(|scope| {
+        let draining = scope.spawn(|| server.drain(Duration::MAX));
+        let Wire::Goaway { drain_ms, .. } = stranger.recv() else {
+            panic!("no goaway")
+        };
+        assert!(drain_ms > 9 * 365 * 24 * 60 * 60 * 1_000, "{drain_ms}");
+        server.shutdown();
+        draining.join().unwrap()
+    });
+    assert_eq!((ended.ended, ended.cancelled), (1, 0), "{id}");
 }

@@ -73,7 +73,7 @@ impl Gate {
     /// [`GateTimeout`] once `deadline` has passed before.
     pub fn wait_reached_by(&self, n: u64, deadline: Duration) -> Result<(), GateTimeout> {
         let (state, changed) = &*self.shared;
-        let until = clock::now() + deadline;
+        let until = clock::after(clock::now(), deadline);
         let mut state = state.lock();
         while state.reached < n {
             if changed.wait_until(&mut state, until).timed_out() && state.reached < n {

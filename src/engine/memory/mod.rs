@@ -367,7 +367,9 @@ impl Cursor for MemoryCursor {
                 Act::Rows { n_rows, make } => self.write_rows(n_rows, &make, out)?,
                 Act::Gate(gate) => self.wait(&gate, None, out)?,
                 Act::Delay(delay) => {
-                    let until = *self.delay_until.get_or_insert_with(|| clock::now() + delay);
+                    let until = *self
+                        .delay_until
+                        .get_or_insert_with(|| clock::after(clock::now(), delay));
                     let over = self.wait(&Gate::new(), Some(until), out)?;
                     if over {
                         self.delay_until = None;

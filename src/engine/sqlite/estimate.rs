@@ -17,7 +17,7 @@ pub(super) fn estimate(
     budget: Duration,
     cancel: &CancelToken,
 ) -> Option<Estimate> {
-    let (database, loan) = pool.take(cancel, Some(clock::now() + budget)).ok()?;
+    let (database, loan) = pool.take(cancel, Some(clock::after(clock::now(), budget))).ok()?;
     let mut lookup = Lookup {
         database: Some(database),
         cancel,

@@ -266,7 +266,7 @@ impl TlsRead {
             return Ok(n);
         }
         // One read of ours may take many of the transport's: the time-out is for all of them together.
-        let until = self.timeout.map(|timeout| clock::now() + timeout);
+        let until = self.timeout.map(|timeout| clock::after(clock::now(), timeout));
         let mut timeout = self.timeout;
         loop {
             self.fill(timeout)?;
