@@ -1,11 +1,9 @@
 //! What the program says of itself to shells and to `man`, made of the same flags that it parses.
 
-use std::io::{self, Write as _};
-
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Exit, complain};
+use super::{Exit, complain, print};
 
 /// What `completions` is told.
 #[derive(Debug, Args)]
@@ -45,16 +43,6 @@ pub(super) fn man(arguments: &ManArguments) -> Exit {
     let mut page = Vec::new();
     match clap_mangen::Man::new(described).render(&mut page) {
         Ok(()) => print(&page),
-        Err(error) => {
-            complain(&error);
-            Exit::Failed
-        }
-    }
-}
-
-fn print(bytes: &[u8]) -> Exit {
-    match io::stdout().lock().write_all(bytes) {
-        Ok(()) => Exit::Ok,
         Err(error) => {
             complain(&error);
             Exit::Failed

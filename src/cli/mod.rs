@@ -112,6 +112,17 @@ fn tell(error: &ClientError) -> Exit {
     }
 }
 
+/// Writes what was asked for to standard output.
+fn print(bytes: &[u8]) -> Exit {
+    match io::stdout().lock().write_all(bytes) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            complain(&error);
+            Exit::Failed
+        }
+    }
+}
+
 /// Says what went wrong. Some of it may be a stranger's words.
 fn complain(error: &dyn fmt::Display) {
     let text = error.to_string();

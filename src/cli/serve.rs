@@ -14,7 +14,7 @@ use super::config;
 use super::logging::{self, LogFormat};
 use super::signals::{SIGHUP, SIGINT, SIGTERM, exit_code, on_signals};
 use super::supervisor::{Supervisor, handed_over};
-use super::{Exit, complain};
+use super::{Exit, complain, print};
 use crate::server::ServerHandle;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 
@@ -33,7 +33,7 @@ pub(super) struct Arguments {
 /// `--listen`.
 pub(super) fn run(arguments: Arguments) -> Exit {
     if arguments.print_default_config {
-        return print(&config::default_file());
+        return print(config::default_file().as_bytes());
     }
     let settings = match arguments.config.settings() {
         Ok(settings) => settings,
@@ -96,15 +96,8 @@ pub(super) fn run(arguments: Arguments) -> Exit {
 /// Prints every setting, its value and who said it; or all that is wrong with them.
 pub(super) fn check_config(config: config::Arguments) -> Exit {
     match config.explained() {
-        Ok(text) => print(&text),
+        Ok(text) => print(text.as_bytes()),
         Err(problems) => refuse(&problems),
-    }
-}
-
-fn print(text: &str) -> Exit {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Ok(()) => Exit::Ok,
-        Err(error) => fail(&error),
     }
 }
 

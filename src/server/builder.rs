@@ -361,7 +361,8 @@ impl ServerBuilder {
     }
 
     /// Whether to listen where other machines can reach the server although nobody is asked who they are, or although there is no TLS.
-    /// Defaults to false: then [`start`](Self::start) fails with [`StartError::Exposed`] or [`StartError::InClear`].
+    /// Defaults to false: then [`start`](Self::start) fails with [`StartError::Exposed`], [`StartError::InClear`] or
+    /// [`StartError::AdminExposed`].
     pub fn insecure(mut self, is_meant: bool) -> Self {
         self.insecure = is_meant;
         self

@@ -3,6 +3,7 @@
 //! The only files that name tungstenite and rustls. Must not know what a message means.
 
 pub(crate) mod memory;
+mod shared;
 pub(crate) mod tcp;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;

@@ -2,14 +2,13 @@
 //!
 //! Owns the socket options. Must not know what is sent, or whose end this is.
 
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{IpAddr, Shutdown, TcpStream};
-use std::sync::Arc;
+use std::io;
+use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use super::{Halves, ReadHalf, Transport, TransportControl, WriteHalf};
+use super::{Halves, Transport, shared};
 
 /// How long data may stay unacknowledged, or a window closed, before the system gives the peer up: `TCP_USER_TIMEOUT`.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,12 +34,7 @@ impl Transport for TcpStream {
             socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
             socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
         }
-        let shared = Shared(Arc::new(*self));
-        Ok(Halves::new(
-            Box::new(shared.clone()),
-            Box::new(shared.clone()),
-            Arc::new(shared),
-        ))
+        Ok(shared::split(*self))
     }
 
     fn peer(&self) -> String {
@@ -53,51 +47,12 @@ impl Transport for TcpStream {
     }
 }
 
-/// One socket with several owners: a clone is a reference, not another descriptor.
-#[derive(Clone)]
-struct Shared(Arc<TcpStream>);
-
-impl Read for Shared {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buffer)
-    }
-}
-
-impl ReadHalf for Shared {
-    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_read_timeout(timeout)
-    }
-}
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.0).write(bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        (&*self.0).write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl WriteHalf for Shared {}
-
-impl TransportControl for Shared {
-    fn shutdown(&self, how: Shutdown) {
-        // A socket that is not connected any more has nothing to shut down.
-        let _already_gone = self.0.shutdown(how);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
-    use std::io::ErrorKind;
-    use std::net::TcpListener;
+    use std::io::{ErrorKind, IoSlice, Read, Write};
+    use std::net::{Shutdown, TcpListener};
 
     use crossbeam_channel::{Receiver, bounded};
 

@@ -2,22 +2,14 @@
 //!
 //! Must not know what is sent, or whose end this is.
 
-use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
+use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::time::Duration;
 
-use super::{Halves, ReadHalf, Transport, TransportControl, WriteHalf};
+use super::{Halves, Transport, shared};
 
 impl Transport for UnixStream {
     fn split(self: Box<Self>) -> io::Result<Halves> {
-        let shared = Shared(Arc::new(*self));
-        Ok(Halves::new(
-            Box::new(shared.clone()),
-            Box::new(shared.clone()),
-            Arc::new(shared),
-        ))
+        Ok(shared::split(*self))
     }
 
     fn peer(&self) -> String {
@@ -25,50 +17,13 @@ impl Transport for UnixStream {
     }
 }
 
-/// One socket with several owners: a clone is a reference, not another descriptor.
-#[derive(Clone)]
-struct Shared(Arc<UnixStream>);
-
-impl Read for Shared {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buffer)
-    }
-}
-
-impl ReadHalf for Shared {
-    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_read_timeout(timeout)
-    }
-}
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.0).write(bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        (&*self.0).write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl WriteHalf for Shared {}
-
-impl TransportControl for Shared {
-    fn shutdown(&self, how: Shutdown) {
-        // A socket that is not connected any more has nothing to shut down.
-        let _already_gone = self.0.shutdown(how);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
-    use std::io::ErrorKind;
+    use std::io::{ErrorKind, IoSlice, Read, Write};
+    use std::net::Shutdown;
+    use std::time::Duration;
 
     use super::*;
     use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
