@@ -170,8 +170,8 @@ pub(crate) struct Timings {
 pub(super) enum TurnEnd {
     /// The stream wants another turn; this one encoded so many bytes.
     Again(usize),
-    /// No room in the channel.
-    NoRoom,
+    /// No room for another batch, and why.
+    NoRoom(Blocked),
     /// The engine's side is over.
     End(StreamEnd),
 }
@@ -271,7 +271,7 @@ impl Job {
         }
         if let Some(blocked) = stream.blocked_by() {
             self.parked = Some((begun_at, blocked));
-            return TurnEnd::NoRoom;
+            return TurnEnd::NoRoom(blocked);
         }
         self.fill(stream)
     }

@@ -17,6 +17,7 @@ use super::{Core, Origin};
 use crate::clock;
 use crate::engine::{CancelReason, CancelToken, Engine, Estimate, QuerySpec, Total};
 use crate::id::{ConnectionId, Principal, RequestId, StreamId};
+use crate::metrics::Blocked;
 use crate::protocol::{Phase, TotalKind, TraceParent};
 use crate::stream::{Owner, QueryStreamStatus, Sample, Turn};
 use crate::sync::Mutex;
@@ -354,6 +355,17 @@ impl Stream {
     pub(super) fn turn_over(&self, ticket: Ticket, bytes: usize) {
         let mut place = Place { ticket, ..self.place() };
         self.core.queue.served(&mut place, bytes);
+        *self.ticket.lock() = place.ticket;
+    }
+
+    /// As [`turn_over`](Self::turn_over), because there was no room for more.
+    pub(super) fn parked(&self, ticket: Ticket, bytes: usize, blocked: Blocked) {
+        let mut place = Place { ticket, ..self.place() };
+        if blocked == Blocked::Writer {
+            self.core.queue.left_full(&mut place, bytes);
+        } else {
+            self.core.queue.served(&mut place, bytes);
+        }
         *self.ticket.lock() = place.ticket;
     }
 

@@ -14,8 +14,9 @@ use crate::sync::{Condvar, Mutex};
 /// Bytes of batches that one stream may encode in one turn.
 pub(crate) const QUANTUM_BYTES: usize = 64 * 1024;
 
-/// Streams of lower priority wait for one of their connection that is being served for so long at the most: one that works longer
-/// for a turn does not need what they would take.
+/// Streams of lower priority wait for one of their connection that is being served, or has just been and made all that its writer
+/// can hold, for so long at the most: one that works longer for a turn, or whose client takes longer for that, does not need what
+/// they would take.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Groups that wait for nothing are forgotten once there are more than this and twice those that wait.
@@ -32,6 +33,10 @@ struct Group<T> {
     known: FairQueue<T>,
     /// The priorities of those on a worker, and since when.
     serving: Vec<(Instant, u8)>,
+    /// The highest priority that has left its worker with [as much as its writer can hold](RunQueue::left_full) and has had no turn
+    /// since, and when it did. The connection is busy with that: what its other streams would make meanwhile would only take
+    /// the cores from its writer.
+    full: Option<(Instant, u8)>,
     /// Grows by the bytes that its streams encode.
     virtual_time: u64,
 }
@@ -98,7 +103,7 @@ impl<T> GroupedQueue<T> {
         }
     }
 
-    /// The item whose turn it is, and the ticket for it. It counts as being served until that is [told](Self::served).
+    /// The item whose turn it is, and the ticket for it. It counts as being served until that has [ended](Self::end).
     pub(crate) fn pop(&mut self, now: Instant) -> Option<(T, Ticket)> {
         let is_fresh = self.n_fresh > 0 && (!self.fresh_was_last || self.n_known == 0);
         let popped = if is_fresh {
@@ -110,7 +115,7 @@ impl<T> GroupedQueue<T> {
         let popped = popped.or_else(|| self.pop_fresh());
         let (key, item, ticket) = popped?;
         if let Some(group) = self.groups.get_mut(&key) {
-            group.serving.push((now, ticket.priority()));
+            group.begin(now, ticket.priority());
         }
         Some((item, ticket))
     }
@@ -154,16 +159,15 @@ impl<T> GroupedQueue<T> {
         self.n_fresh > 0 || self.with_known.iter().any(has_turn)
     }
 
-    /// When somebody who has to wait need not wait any longer, whatever happens; `None` where nobody has to.
-    pub(crate) fn next_turn_at(&self) -> Option<Instant> {
-        let serving = |(_, key): &(u64, GroupKey)| {
-            let group = self.groups.get(key)?;
-            group.serving.iter().map(|(since, _)| *since + PATIENCE).min()
-        };
-        self.with_known.iter().filter_map(serving).min()
+    /// When there may be a [turn](Self::has_turn) whatever happens until then, where there is none now; `None` where nobody waits.
+    pub(crate) fn next_turn_at(&self, now: Instant) -> Option<Instant> {
+        let groups = self.with_known.iter().filter_map(|(_, key)| self.groups.get(key));
+        let waited_for = groups.flat_map(|group| group.serving.iter().chain(&group.full));
+        let ends = waited_for.map(|(since, _)| *since + PATIENCE);
+        ends.filter(|end| *end > now).min()
     }
 
-    /// The item at `place` has encoded so many bytes in its turn, which is over.
+    /// The item at `place` has encoded so many bytes. It counts as being served until that has [ended](Self::end).
     pub(crate) fn served(&mut self, place: &mut Place, bytes: usize) {
         let key = place.group;
         let before = self.group(key);
@@ -175,19 +179,31 @@ impl<T> GroupedQueue<T> {
         }
         if let Some(group) = self.groups.get_mut(&key) {
             group.virtual_time = after;
-            let priority = place.ticket.priority();
-            if let Some(idx) = group.serving.iter().position(|(_, serving)| *serving == priority) {
-                group.serving.swap_remove(idx);
-            }
             group.known.served(&mut place.ticket, place.rank, bytes);
         }
     }
 
-    /// The item at `place` goes on without having waited, because nobody else does.
-    pub(crate) fn serve_on(&mut self, place: &Place, now: Instant) {
-        self.group(place.group);
+    /// The turn of the item at `place` is over.
+    pub(crate) fn end(&mut self, place: &Place) {
         if let Some(group) = self.groups.get_mut(&place.group) {
-            group.serving.push((now, place.ticket.priority()));
+            group.end(place.ticket.priority());
+        }
+    }
+
+    /// The item at `place` has another turn without having waited for it, because nobody else does.
+    pub(crate) fn serve_on(&mut self, place: &Place, now: Instant) {
+        if let Some(group) = self.groups.get_mut(&place.group) {
+            let priority = place.ticket.priority();
+            group.end(priority);
+            group.begin(now, priority);
+        }
+    }
+
+    /// The item at `place`, whose turn is over, has made as much as its writer can hold.
+    pub(crate) fn left_full(&mut self, place: &Place, now: Instant) {
+        if let Some(group) = self.groups.get_mut(&place.group) {
+            let full = (now, place.ticket.priority());
+            group.full = group.full.filter(|(_, before)| *before > full.1).or(Some(full));
         }
     }
 
@@ -225,6 +241,7 @@ impl<T> GroupedQueue<T> {
             fresh: FairQueue::new(),
             known: FairQueue::new(),
             serving: Vec::new(),
+            full: None,
             virtual_time: clock,
         });
         if group.is_empty() {
@@ -239,17 +256,28 @@ impl<T> Group<T> {
         self.fresh.is_empty() && self.known.is_empty()
     }
 
+    /// An item of this priority is not being served any more.
+    fn end(&mut self, priority: u8) {
+        if let Some(idx) = self.serving.iter().position(|(_, serving)| *serving == priority) {
+            self.serving.swap_remove(idx);
+        }
+    }
+
+    /// An item of this priority is being served from now on.
+    fn begin(&mut self, now: Instant, priority: u8) {
+        self.serving.push((now, priority));
+        self.full = self.full.filter(|(_, full)| *full > priority);
+    }
+
     /// The highest priority for which those below it wait.
     fn highest_served(&self, now: Instant) -> Option<u8> {
         let is_quick = |since: Instant| now.saturating_duration_since(since) < PATIENCE;
-        let quick = self.serving.iter().filter(|(since, _)| is_quick(*since));
+        let waited_for = self.serving.iter().chain(&self.full);
+        let quick = waited_for.filter(|(since, _)| is_quick(*since));
         quick.map(|(_, priority)| *priority).max()
     }
 
     fn has_turn(&self, now: Instant) -> bool {
-        if self.serving.is_empty() {
-            return !self.known.is_empty();
-        }
         self.known.has_turn_beside(self.highest_served(now))
     }
 }
@@ -353,14 +381,25 @@ impl<T, E, Q> RunQueue<T, E, Q> {
         }
     }
 
-    /// What the stream at `place` has encoded in its turn, which is over, and with it its being served.
+    /// What the stream at `place` has encoded in its turn, after which it leaves its worker.
     pub(crate) fn served(&self, place: &mut Place, bytes: usize) {
         let mut state = self.state.lock();
         state.runnable.served(place, bytes);
+        state.runnable.end(place);
         self.wake_for_turn(&state);
     }
 
-    /// As [`served`](Self::served) for a stream that could go on at once. True where it does, because nobody waits.
+    /// As [`served`](Self::served) for a stream that makes no more until its writer has taken what it has made.
+    pub(crate) fn left_full(&self, place: &mut Place, bytes: usize) {
+        let mut state = self.state.lock();
+        state.runnable.served(place, bytes);
+        state.runnable.end(place);
+        state.runnable.left_full(place, clock::now());
+        self.wake_for_turn(&state);
+    }
+
+    /// As [`served`](Self::served) for a stream that could go on at once. True where it does, because nobody waits; else it counts as
+    /// being served until it is [exchanged](Self::exchange).
     pub(crate) fn served_and_goes_on(&self, place: &mut Place, bytes: usize) -> bool {
         let mut state = self.state.lock();
         state.runnable.served(place, bytes);
@@ -375,6 +414,7 @@ impl<T, E, Q> RunQueue<T, E, Q> {
     /// for now.
     pub(crate) fn exchange(&self, item: T, place: Place) -> Option<(T, Ticket)> {
         let mut state = self.state.lock();
+        state.runnable.end(&place);
         state.runnable.push_known(item, place);
         let popped = state.runnable.pop(clock::now());
         self.wake_for_turn(&state);
@@ -410,7 +450,8 @@ impl<T, E, Q> RunQueue<T, E, Q> {
                 state.n_free -= 1;
                 return Some(Work::Aside(aside));
             }
-            if let Some((item, ticket)) = state.runnable.pop(clock::now()) {
+            let now = clock::now();
+            if let Some((item, ticket)) = state.runnable.pop(now) {
                 state.question_was_last = false;
                 state.n_free -= 1;
                 return Some(Work::Turn(item, ticket));
@@ -422,8 +463,7 @@ impl<T, E, Q> RunQueue<T, E, Q> {
                     return None;
                 }
             }
-            let until = state.runnable.next_turn_at();
-            match until {
+            match state.runnable.next_turn_at(now) {
                 None => self.pushed.wait(&mut state),
                 Some(until) => drop(self.pushed.wait_until(&mut state, until)),
             }
@@ -521,10 +561,81 @@ mod tests {
             let bytes = if turn % 3 == 0 { 200_000 } else { 1_000 };
             got[place.group as usize] += bytes as u64;
             queue.served(&mut place, bytes);
+            queue.end(&place);
             queue.push_known(item, place);
         }
         let ratio = got[1] as f64 / got[2] as f64;
         assert!((0.98..1.02).contains(&ratio), "{got:?}");
+    }
+
+    #[test]
+    fn less_urgent_ones_wait_for_one_that_is_served_or_has_filled_its_writer() {
+        let now = clock::now();
+        let mut queue = GroupedQueue::new();
+        let with_priority = |priority| Place {
+            rank: Rank { priority, weight: 16 },
+            ..place(1)
+        };
+        let mut urgent = with_priority(7);
+        queue.push_known("urgent", urgent);
+        queue.push_known("low", with_priority(1));
+        let (_, ticket) = queue.pop(now).expect("both wait");
+        urgent.ticket = ticket;
+        assert!(queue.pop(now).is_none() && !queue.has_turn(now));
+        queue.served(&mut urgent, 1_000);
+        queue.end(&urgent);
+        queue.left_full(&urgent, now);
+        assert!(queue.pop(now).is_none() && !queue.has_turn(now), "its writer is busy");
+        let later = queue.next_turn_at(now).expect("somebody waits");
+        assert_eq!(later, now + PATIENCE);
+        queue.push_known("urgent", urgent);
+        assert_eq!(queue.pop(now).map(|(item, _)| item), Some("urgent"));
+        queue.served(&mut urgent, 1_000);
+        queue.end(&urgent);
+        assert!(queue.has_turn(now), "it has gone, and not because its writer was busy");
+        queue.left_full(&urgent, now);
+        assert_eq!(queue.pop(later).map(|(item, _)| item), Some("low"), "not for ever");
+    }
+
+    #[test]
+    fn nobody_slips_in_between_two_turns_of_a_more_urgent_one() {
+        let queue: RunQueue<&str, ()> = RunQueue::new(2, 1);
+        let begun_at = clock::now();
+        let with_priority = |priority| Place {
+            rank: Rank { priority, weight: 16 },
+            ..place(1)
+        };
+        let mut urgent = with_priority(7);
+        queue.push_known("urgent", urgent);
+        let Some(Work::Turn("urgent", ticket)) = queue.next(|| false) else {
+            panic!("it is alone");
+        };
+        urgent.ticket = ticket;
+        queue.push_known("low", with_priority(1));
+        assert!(!queue.served_and_goes_on(&mut urgent, 1_000), "somebody waits");
+        let has_turn = || queue.state.lock().runnable.has_turn(begun_at);
+        assert!(!has_turn(), "though not for a turn");
+        let next = queue.exchange("urgent", urgent);
+        assert_eq!(next.map(|(item, _)| item), Some("urgent"));
+        urgent.ticket = ticket;
+        queue.served(&mut urgent, 1_000);
+        assert!(has_turn(), "it has left");
+    }
+
+    #[test]
+    fn who_waits_for_two_sleeps_until_the_second_is_late() {
+        let now = clock::now();
+        let soon = now + PATIENCE / 2;
+        let mut queue = GroupedQueue::new();
+        for (item, priority) in [(1, 7), (2, 7), (3, 1)] {
+            let rank = Rank { priority, weight: 16 };
+            queue.push_known(item, Place { rank, ..place(1) });
+        }
+        assert!(queue.pop(now).is_some() && queue.pop(soon).is_some());
+        let first_is_late = now + PATIENCE;
+        assert!(queue.pop(first_is_late).is_none());
+        assert_eq!(queue.next_turn_at(first_is_late), Some(soon + PATIENCE));
+        assert!(queue.pop(soon + PATIENCE).is_some());
     }
 
     #[test]
@@ -535,6 +646,7 @@ mod tests {
             queue.push_fresh((), place);
             (_, place.ticket) = queue.pop(clock::now()).expect("just pushed");
             queue.served(&mut place, 1_000);
+            queue.end(&place);
         }
         assert!(queue.groups.len() < 3 * GROUPS_SWEPT_MIN, "{}", queue.groups.len());
     }

@@ -62,9 +62,9 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>, mut ticket: Ticket) {
             let turn = catch_unwind(AssertUnwindSafe(|| job.turn(&stream)));
             match turn {
                 Ok(TurnEnd::Again(n)) => bytes += n.max(1),
-                Ok(TurnEnd::NoRoom) => match stream.park(job) {
+                Ok(TurnEnd::NoRoom(blocked)) => match stream.park(job) {
                     None => {
-                        stream.turn_over(ticket, bytes);
+                        stream.parked(ticket, bytes, blocked);
                         return stream.nothing_follows();
                     }
                     Some(awake) => {
