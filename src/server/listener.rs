@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::connections::{Connections, Unserved};
 use super::peers::Refusal;
 use super::reserve::Reserve;
-use super::socket::{Accepted, Socket};
+use super::socket::{Accept, Accepted};
 use super::tls::Tls;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 use crate::transport::Transport;
@@ -38,7 +38,7 @@ Retry-After: 1\r\nConnection: close\r\n\r\nthis address connects too often now";
 /// A listening socket and its thread. Dropping it stops and joins the thread.
 #[derive(Debug)]
 pub(super) struct Listener {
-    socket: Arc<Socket>,
+    socket: Arc<dyn Accept>,
     stopping: Arc<AtomicBool>,
     /// Dropped to cut the back-off short.
     wake: Option<Sender<()>>,
@@ -50,15 +50,20 @@ impl Listener {
     ///
     /// # Errors
     /// Where the system has no thread to give.
-    pub(super) fn start(role: &str, socket: Socket, tls: Tls, connections: Arc<Connections>) -> io::Result<Self> {
-        let socket = Arc::new(socket);
+    pub(super) fn start(
+        role: &str,
+        socket: impl Accept + 'static,
+        tls: Tls,
+        connections: Arc<Connections>,
+    ) -> io::Result<Self> {
+        let socket: Arc<dyn Accept> = Arc::new(socket);
         let stopping = Arc::new(AtomicBool::new(false));
         let (wake, woken) = bounded(0);
         let thread = {
             let socket = Arc::clone(&socket);
             let stopping = Arc::clone(&stopping);
             spawn_named(role, STACK_BYTES_CONNECTION, move || {
-                accept_until_stopped(&socket, &tls, &stopping, &woken, &connections);
+                accept_until_stopped(&*socket, &tls, &stopping, &woken, &connections);
             })?
         };
         Ok(Self {
@@ -94,7 +99,7 @@ impl Drop for Listener {
 
 /// Ends when: told to stop, and woken by a connection or out of its back-off.
 fn accept_until_stopped(
-    socket: &Socket,
+    socket: &dyn Accept,
     tls: &Tls,
     stopping: &AtomicBool,
     woken: &Receiver<()>,

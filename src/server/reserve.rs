@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 
-use super::socket::{Accepted, Socket};
+use super::socket::{Accept, Accepted};
 
 /// What the descriptor is kept busy with: there on every system that runs out of descriptors one by one.
 const NOTHING: &str = "/dev/null";
@@ -28,7 +28,7 @@ impl Reserve {
 
     /// Gives the descriptor up for one more connection, which `tell` is told of, and takes one back. Does not block where a
     /// connection waits, as it does when accepting it has failed.
-    pub(super) fn spend(&mut self, socket: &Socket, tell: impl FnOnce(Accepted)) {
+    pub(super) fn spend(&mut self, socket: &dyn Accept, tell: impl FnOnce(Accepted)) {
         if self.0.take().is_none() {
             return *self = Self::new();
         }

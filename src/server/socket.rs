@@ -90,6 +90,27 @@ impl Accepted {
     }
 }
 
+/// Where connections come from.
+pub(super) trait Accept: fmt::Debug + fmt::Display + Send + Sync {
+    /// Blocks until somebody connects; ended by [`wake`](Self::wake), with a connection or an error.
+    ///
+    /// # Errors
+    /// What the system says: that it has no descriptor or no memory, or that the connection is gone again. The next one may be had.
+    fn accept(&self) -> io::Result<Accepted>;
+
+    /// Takes a connection that waits already; blocks for none.
+    ///
+    /// # Errors
+    /// Where none waits, and as [`accept`](Self::accept).
+    fn accept_waiting(&self) -> io::Result<Accepted>;
+
+    /// Ends an [`accept`](Self::accept) that blocks. False where that did not work.
+    fn wake(&self) -> bool;
+
+    /// `None` for a unix socket.
+    fn local_addr(&self) -> Option<SocketAddr>;
+}
+
 /// A socket that listens. Dropping it closes it, and takes away the file of a unix one.
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -134,43 +155,11 @@ impl Socket {
         }
     }
 
-    /// Blocks until somebody connects; ended by [`wake`](Self::wake), with a connection or an error.
-    pub(super) fn accept(&self) -> io::Result<Accepted> {
-        match self {
-            Self::Tcp { socket, .. } => socket.accept().map(|(stream, peer)| Accepted::Tcp(stream, peer)),
-            #[cfg(unix)]
-            Self::Unix(socket) => socket.accept().map(Accepted::Unix),
-        }
-    }
-
-    /// Takes a connection that waits already; blocks for none.
-    ///
-    /// # Errors
-    /// Where none waits, and as [`accept`](Self::accept).
-    pub(super) fn accept_waiting(&self) -> io::Result<Accepted> {
-        let accepted = self.set_nonblocking(true).and_then(|()| self.accept());
-        if let Err(error) = self.set_nonblocking(false) {
-            log::error!(error:% = error; "the listening socket cannot be made to block again");
-        }
-        accepted
-    }
-
     fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
         match self {
             Self::Tcp { socket, .. } => socket.set_nonblocking(is_nonblocking),
             #[cfg(unix)]
             Self::Unix(socket) => socket.set_nonblocking(is_nonblocking),
-        }
-    }
-
-    /// Ends an [`accept`](Self::accept) that blocks. False where that did not work.
-    pub(super) fn wake(&self) -> bool {
-        match self {
-            Self::Tcp { local_addr, .. } => {
-                TcpStream::connect_timeout(&reachable(*local_addr), WAKE_TIMEOUT).is_ok() || self.shut_down()
-            }
-            #[cfg(unix)]
-            Self::Unix(socket) => socket.wake(),
         }
     }
 
@@ -186,9 +175,36 @@ impl Socket {
             Self::Unix(_) => false,
         }
     }
+}
 
-    /// `None` for a unix socket.
-    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+impl Accept for Socket {
+    fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp { socket, .. } => socket.accept().map(|(stream, peer)| Accepted::Tcp(stream, peer)),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.accept().map(Accepted::Unix),
+        }
+    }
+
+    fn accept_waiting(&self) -> io::Result<Accepted> {
+        let accepted = self.set_nonblocking(true).and_then(|()| self.accept());
+        if let Err(error) = self.set_nonblocking(false) {
+            log::error!(error:% = error; "the listening socket cannot be made to block again");
+        }
+        accepted
+    }
+
+    fn wake(&self) -> bool {
+        match self {
+            Self::Tcp { local_addr, .. } => {
+                TcpStream::connect_timeout(&reachable(*local_addr), WAKE_TIMEOUT).is_ok() || self.shut_down()
+            }
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.wake(),
+        }
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp { local_addr, .. } => Some(*local_addr),
             #[cfg(unix)]
