@@ -6,10 +6,11 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, missing_docs)] // a program for people at a terminal
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
+use crossbeam_channel::bounded;
 use support::{Client, Server, quantiles};
 
 mod support;
@@ -313,6 +314,69 @@ fn garbage(database: &str) {
     );
 }
 
+/// CPU of a peer that answers so many acknowledgements with a row each, and hands each on to as many threads of its own in between. What no
+/// server can do for less.
+fn round_trip_us(n_hops: usize, n_trips: usize) -> f64 {
+    const ACK: usize = 60;
+    const ROW: usize = 110;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut from, _) = listener.accept().unwrap();
+    let to = from.try_clone().unwrap();
+    for socket in [&client, &from] {
+        socket.set_nodelay(true).unwrap();
+    }
+    let ns: f64 = thread::scope(|scope| {
+        let mut threads = Vec::new();
+        let (first, mut last) = bounded::<()>(1);
+        threads.push(scope.spawn(move || {
+            cpu_ns_of_thread(|| {
+                let mut ack = [0; ACK];
+                for _ in 0..n_trips {
+                    from.read_exact(&mut ack).unwrap();
+                    match n_hops {
+                        0 => from.write_all(&[0; ROW]).unwrap(),
+                        _ => first.send(()).unwrap(),
+                    }
+                }
+            })
+        }));
+        for hop in 1..=n_hops {
+            let (next, received) = bounded::<()>(1);
+            let hopped = std::mem::replace(&mut last, received);
+            let is_last = hop == n_hops;
+            let to = is_last.then(|| to.try_clone().unwrap());
+            threads.push(scope.spawn(move || {
+                cpu_ns_of_thread(|| {
+                    for () in hopped {
+                        match to.as_ref() {
+                            Some(mut to) => to.write_all(&[0; ROW]).unwrap(),
+                            None => next.send(()).unwrap(),
+                        }
+                    }
+                })
+            }));
+        }
+        let mut row = [0; ROW];
+        for _ in 0..n_trips {
+            client.write_all(&[0; ACK]).unwrap();
+            client.read_exact(&mut row).unwrap();
+        }
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    ns / 1e3 / n_trips as f64
+}
+
+fn cpu_ns_of_thread(work: impl FnOnce()) -> f64 {
+    let now = || -> f64 {
+        let line = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let before = now();
+    work();
+    now() - before
+}
+
 /// 100,000 rows, acknowledged one by one, and all the same without a window.
 fn acks(database: &str) {
     const ROWS: usize = 100_000;
@@ -349,6 +413,15 @@ fn acks(database: &str) {
         "a window of one, which is a round trip a row, costs {:.0} times what batches of one cost without",
         dribble / rows
     );
+    for (n_hops, who) in [(0, "one thread that echoes"), (2, "three threads that hand it on")] {
+        let floor = round_trip_us(n_hops, ROWS);
+        println!(
+            "a round trip of the same bytes through {who} and does nothing else: {floor:.2} us of CPU, {:.1} times a row in batches of one; \
+a window of one costs {:.2} times that",
+            floor / rows,
+            dribble / floor
+        );
+    }
     let alone = probe_beside(&server, 500, || {});
     let beside = probe_beside(&server, 500, || {
         cost(",\"batch_size\":1,\"window\":{\"batches\":1}", true);

@@ -354,7 +354,7 @@ impl Stream {
     /// A turn is over in which so many bytes were encoded, and the stream leaves its worker.
     pub(super) fn turn_over(&self, ticket: Ticket, bytes: usize) {
         let mut place = Place { ticket, ..self.place() };
-        self.core.queue.served(&mut place, bytes);
+        self.core.queue.leaves(&mut place, bytes);
         *self.ticket.lock() = place.ticket;
     }
 
@@ -362,9 +362,9 @@ impl Stream {
     pub(super) fn parked(&self, ticket: Ticket, bytes: usize, blocked: Blocked) {
         let mut place = Place { ticket, ..self.place() };
         if blocked == Blocked::Writer {
-            self.core.queue.left_full(&mut place, bytes);
+            self.core.queue.leaves_full(&mut place, bytes);
         } else {
-            self.core.queue.served(&mut place, bytes);
+            self.core.queue.leaves(&mut place, bytes);
         }
         *self.ticket.lock() = place.ticket;
     }

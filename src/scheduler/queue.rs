@@ -14,6 +14,10 @@ use crate::sync::{Condvar, Mutex};
 /// Bytes of batches that one stream may encode in one turn.
 pub(crate) const QUANTUM_BYTES: usize = 64 * 1024;
 
+/// What a turn counts for at the least after which a stream leaves its worker: it has cost a wake-up, and will cost another. A window of
+/// one row would have a worker all the time otherwise, for next to no bytes.
+const LEAVING_BYTES_MIN: usize = 4 * 1024;
+
 /// Streams of lower priority wait for one of their connection that is being served, or has just been and made all that its writer
 /// can hold, for so long at the most: one that works longer for a turn, or whose client takes longer for that, does not need what
 /// they would take.
@@ -33,7 +37,7 @@ struct Group<T> {
     known: FairQueue<T>,
     /// The priorities of those on a worker, and since when.
     serving: Vec<(Instant, u8)>,
-    /// The highest priority that has left its worker with [as much as its writer can hold](RunQueue::left_full) and has had no turn
+    /// The highest priority that has left its worker with [as much as its writer can hold](RunQueue::leaves_full) and has had no turn
     /// since, and when it did. The connection is busy with that: what its other streams would make meanwhile would only take
     /// the cores from its writer.
     full: Option<(Instant, u8)>,
@@ -188,6 +192,12 @@ impl<T> GroupedQueue<T> {
         if let Some(group) = self.groups.get_mut(&place.group) {
             group.end(place.ticket.priority());
         }
+    }
+
+    /// The item at `place` has encoded so many bytes in its turn, which is over, and does not come back by itself.
+    pub(crate) fn leaves(&mut self, place: &mut Place, bytes: usize) {
+        self.served(place, bytes.max(LEAVING_BYTES_MIN));
+        self.end(place);
     }
 
     /// The item at `place` has another turn without having waited for it, because nobody else does.
@@ -382,23 +392,21 @@ impl<T, E, Q> RunQueue<T, E, Q> {
     }
 
     /// What the stream at `place` has encoded in its turn, after which it leaves its worker.
-    pub(crate) fn served(&self, place: &mut Place, bytes: usize) {
+    pub(crate) fn leaves(&self, place: &mut Place, bytes: usize) {
         let mut state = self.state.lock();
-        state.runnable.served(place, bytes);
-        state.runnable.end(place);
+        state.runnable.leaves(place, bytes);
         self.wake_for_turn(&state);
     }
 
-    /// As [`served`](Self::served) for a stream that makes no more until its writer has taken what it has made.
-    pub(crate) fn left_full(&self, place: &mut Place, bytes: usize) {
+    /// As [`leaves`](Self::leaves) for a stream that makes no more until its writer has taken what it has made.
+    pub(crate) fn leaves_full(&self, place: &mut Place, bytes: usize) {
         let mut state = self.state.lock();
-        state.runnable.served(place, bytes);
-        state.runnable.end(place);
+        state.runnable.leaves(place, bytes);
         state.runnable.left_full(place, clock::now());
         self.wake_for_turn(&state);
     }
 
-    /// As [`served`](Self::served) for a stream that could go on at once. True where it does, because nobody waits; else it counts as
+    /// What the stream at `place` has encoded in its turn, where it could go on at once. True where it does, because nobody waits; else it counts as
     /// being served until it is [exchanged](Self::exchange).
     pub(crate) fn served_and_goes_on(&self, place: &mut Place, bytes: usize) -> bool {
         let mut state = self.state.lock();
@@ -582,16 +590,14 @@ mod tests {
         let (_, ticket) = queue.pop(now).expect("both wait");
         urgent.ticket = ticket;
         assert!(queue.pop(now).is_none() && !queue.has_turn(now));
-        queue.served(&mut urgent, 1_000);
-        queue.end(&urgent);
+        queue.leaves(&mut urgent, 1_000);
         queue.left_full(&urgent, now);
         assert!(queue.pop(now).is_none() && !queue.has_turn(now), "its writer is busy");
         let later = queue.next_turn_at(now).expect("somebody waits");
         assert_eq!(later, now + PATIENCE);
         queue.push_known("urgent", urgent);
         assert_eq!(queue.pop(now).map(|(item, _)| item), Some("urgent"));
-        queue.served(&mut urgent, 1_000);
-        queue.end(&urgent);
+        queue.leaves(&mut urgent, 1_000);
         assert!(queue.has_turn(now), "it has gone, and not because its writer was busy");
         queue.left_full(&urgent, now);
         assert_eq!(queue.pop(later).map(|(item, _)| item), Some("low"), "not for ever");
@@ -618,7 +624,7 @@ mod tests {
         let next = queue.exchange("urgent", urgent);
         assert_eq!(next.map(|(item, _)| item), Some("urgent"));
         urgent.ticket = ticket;
-        queue.served(&mut urgent, 1_000);
+        queue.leaves(&mut urgent, 1_000);
         assert!(has_turn(), "it has left");
     }
 
@@ -639,14 +645,35 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_for_a_few_bytes_at_a_time_pays_for_coming() {
+        let mut queue = GroupedQueue::new();
+        let mut places = [place(1), place(2)];
+        for (item, place) in places.iter().enumerate() {
+            queue.push_known(item, *place);
+        }
+        let mut turns = [0; 2];
+        for _ in 0..17_000 {
+            let (item, ticket) = queue.pop(clock::now()).expect("both come back at once");
+            turns[item] += 1;
+            let mut place = Place { ticket, ..places[item] };
+            queue.leaves(&mut place, [50, QUANTUM_BYTES][item]);
+            queue.push_known(item, place);
+            places[item] = place;
+        }
+        assert!(
+            turns[1] >= 990,
+            "{turns:?}: a sixteenth of what the other has, where it is bytes that count"
+        );
+    }
+
+    #[test]
     fn groups_that_are_gone_are_forgotten() {
         let mut queue = GroupedQueue::new();
         for group in 0..10_000 {
             let mut place = place(group);
             queue.push_fresh((), place);
             (_, place.ticket) = queue.pop(clock::now()).expect("just pushed");
-            queue.served(&mut place, 1_000);
-            queue.end(&place);
+            queue.leaves(&mut place, 1_000);
         }
         assert!(queue.groups.len() < 3 * GROUPS_SWEPT_MIN, "{}", queue.groups.len());
     }
