@@ -12,6 +12,7 @@ use super::budget::{Held, Permit};
 use super::live::Stream;
 use super::outlet::{Note, NoteKind, Urgency};
 use super::question::error_message;
+use super::relief::Need;
 use super::seats::Seat;
 use crate::clock;
 use crate::deflate::Deflated;
@@ -338,6 +339,7 @@ impl Job {
     }
 
     fn open(&mut self, stream: &Arc<Stream>) -> Result<(), StreamEnd> {
+        stream.core.relieve(&*stream.engine, Need::Foreseen, clock::now());
         let opened = stream.engine.open(&stream.plan.asked.spec(), &stream.cancel);
         let cursor = opened.map_err(|error| self.failed(stream, error))?;
         let rules = self.producer.lock().rules;

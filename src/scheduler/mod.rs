@@ -13,6 +13,7 @@ mod live;
 mod outlet;
 mod question;
 mod queue;
+mod relief;
 #[cfg(all(test, rowstream_shuttle))]
 mod scheduled_test;
 mod seats;

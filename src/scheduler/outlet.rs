@@ -643,6 +643,12 @@ impl Stream {
         }
     }
 
+    /// When the client was lost, where it is, and when it last took or acknowledged something, or began or ended a pause.
+    pub(super) fn rests_since(&self) -> (Option<Instant>, Instant) {
+        let outlet = self.outlet();
+        (outlet.left_at, outlet.moved_at)
+    }
+
     pub(crate) fn generation(&self) -> Generation {
         self.outlet().delivery.generation()
     }
@@ -667,7 +673,7 @@ impl Core {
         }
     }
 
-    fn give_up(&self, stream: &Arc<Stream>, now: Instant, why: &str) {
+    pub(super) fn give_up(&self, stream: &Arc<Stream>, now: Instant, why: &str) {
         if self.registry.is_news(now) {
             log::warn!(reason = why; "streams that wait for somebody to come back are given up");
         }

@@ -174,6 +174,66 @@ fn after_an_end_by_force_every_resume_is_refused_and_no_row_is_wrong() {
     assert_eq!(is_hung_up, 5, "each time the program was told");
 }
 
+/// Sorts some 3.5 MB.
+const SORT: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000) \
+SELECT i, printf('%0100d', i * 7919 % 30000) AS t FROM n ORDER BY t";
+
+/// Fills the engine's memory with sorts that stand still.
+#[track_caller]
+fn hoard(hoarder: &mut Plain, resumable: bool) {
+    let mut n_held = 0;
+    loop {
+        let extra =
+            json!({"request_id": n_held, "window": {"batches": 1}, "resumable": resumable, "progress_interval_ms": 0});
+        hoarder.query(SORT, extra);
+        match hoarder.recv_until("a batch, or a refusal", |wire| {
+            matches!(wire, Wire::QueryBatch { .. } | Wire::Error { .. })
+        }) {
+            Wire::QueryBatch { .. } => n_held += 1,
+            Wire::Error { code, .. } => break assert_eq!(code, "ENGINE_BUSY"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(n_held > 1, "one alone is within bounds");
+}
+
+/// Sorts, again and again until there is room for it.
+#[track_caller]
+fn sort_among_others(served: &Served) {
+    let mut other = connect(served);
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let seen = other.run(SORT, json!({"batch_size": 10_000, "progress_interval_ms": 0}));
+        if matches!(seen.end, Some(Wire::QueryCompleted { .. })) {
+            break;
+        }
+        assert_eq!(seen.error_code(), "ENGINE_BUSY");
+        assert!(Instant::now() < end, "no room is made");
+    }
+}
+
+#[test]
+fn sorts_that_nobody_has_make_room_for_others_at_once() {
+    let served = Served::with(&["--sqlite-heap", "24MiB"]);
+    let mut hoarder = connect(&served);
+    hoard(&mut hoarder, true);
+    drop(hoarder);
+    sort_among_others(&served);
+}
+
+#[test]
+fn sorts_that_are_left_at_rest_make_room_for_others() {
+    let served = Served::with(&["--sqlite-heap", "24MiB"]);
+    let mut hoarder = connect(&served);
+    hoard(&mut hoarder, false);
+    sort_among_others(&served);
+    let ended = hoarder.recv_until("its oldest is stopped", Wire::is_terminator);
+    assert!(
+        matches!(&ended, Wire::QueryCancelled { reason, request_id: Some(id), .. } if reason == "slow_client" && *id == 0),
+        "{ended:?}"
+    );
+}
+
 /// The next thing that the service manager is told.
 #[track_caller]
 fn told(manager: &UnixDatagram) -> String {

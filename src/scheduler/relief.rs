@@ -1,0 +1,72 @@
+//! Memory of engines that streams at rest keep from others.
+//!
+//! What a query has sorted or grouped stays in its engine's memory while its stream rests, and an engine may have one bound for all its
+//! queries. Where others come near that, the stream goes that has rested longest, those that nobody has before all others. One at a
+//! time: how much each has, no engine says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Core;
+use super::live::Stream;
+use crate::engine::{CancelReason, Engine};
+use crate::stream::QueryStreamStatus;
+
+/// For so long, whoever is connected may leave a stream at rest whatever others need.
+pub(super) const REST_MIN: Duration = Duration::from_secs(5);
+
+/// What somebody has met with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// A query that is to begin may find too little: a quarter of the bound is left at the most.
+    Foreseen,
+    /// A query has been refused memory, which by now it has given back. Half of the bound or more is with others.
+    Refused,
+}
+
+impl Need {
+    fn is_felt_by(self, engine: &dyn Engine) -> bool {
+        let (Some(bytes), Some(bytes_max)) = (engine.memory_bytes(), engine.memory_bytes_max()) else {
+            return false;
+        };
+        match self {
+            Self::Foreseen => bytes > bytes_max / 4 * 3,
+            Self::Refused => bytes > bytes_max / 2,
+        }
+    }
+}
+
+impl Core {
+    /// Stops a stream that rests at the cost of others, where there is need and such a stream. What it had is free a moment later.
+    pub(super) fn relieve(self: &Arc<Self>, engine: &dyn Engine, need: Need, now: Instant) {
+        if !need.is_felt_by(engine) {
+            return;
+        }
+        let streams = self.registry.all();
+        let resting = streams.iter().filter_map(|stream| Some((rest(stream, now)?, stream)));
+        let longest = resting
+            .filter(|(_, stream)| need.is_felt_by(&*stream.engine))
+            .min_by_key(|(rest, _)| *rest);
+        let Some(((is_attached, _), stream)) = longest else {
+            return;
+        };
+        if is_attached {
+            log::warn!(stream:% = stream.id, principal = stream.principal.name(); "a stream is stopped whose client leaves it at rest: the engine's memory is scarce");
+            stream.cancel(CancelReason::SlowClient);
+        } else {
+            self.give_up(stream, now, "the engine's memory is scarce");
+        }
+    }
+}
+
+/// Whether somebody is connected to the stream, and since when it rests; `None` for one that does not, or has not for long enough.
+fn rest(stream: &Stream, now: Instant) -> Option<(bool, Instant)> {
+    if stream.status() != QueryStreamStatus::WaitingClient {
+        return None;
+    }
+    let (left_at, moved_at) = stream.rests_since();
+    match left_at {
+        Some(left_at) => Some((false, left_at)),
+        None => (now >= moved_at + REST_MIN).then_some((true, moved_at)),
+    }
+}
