@@ -1,12 +1,14 @@
 //! Hostile peers in full numbers against `rowstream serve` as it comes: what they get, what they cost, and what others notice.
 //!
 //! `cargo bench --bench hostile -- DATABASE [SECTION ...]`, where DATABASE is what `rowstream serve --demo` leaves in the temporary folder
-//! and a section is one of `drip`, `heads`, `descriptors`, `fragments`, `claims`, `pings`, `resets`, `garbage` and `acks`; without any, all
-//! run, in about a minute. CPU is that of the server's process, in steps of 10 ms; the shell's `ulimit -n` must be 2,048 at least.
+//! and a section is one of `drip`, `heads`, `descriptors`, `fragments`, `claims`, `pings`, `resets`, `garbage`, `acks`, `silent` and `idle`;
+//! without any, all run, in about a minute. CPU is that of the server's process, in steps of 10 ms; the shell's `ulimit -n` must be 2,048
+//! at least.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, missing_docs)] // a program for people at a terminal
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -35,6 +37,8 @@ fn main() {
         ("resets", resets),
         ("garbage", garbage),
         ("acks", acks),
+        ("silent", silent),
+        ("idle", idle),
     ];
     for (name, section) in all {
         if sections.is_empty() || sections.iter().any(|wanted| wanted == name) {
@@ -312,6 +316,59 @@ fn garbage(database: &str) {
         "10,000 messages that are none: {code:?}, CPU {} ms",
         cpu_ms(&server) - before
     );
+}
+
+const CROWD: usize = 1_000;
+
+/// Connects so many, upgrades them, and has read nothing yet. With the memory that the server took for each, in KiB.
+fn crowd(server: &Server) -> (Vec<Client>, f64) {
+    // What the first one has the server allocate is not each one's.
+    drop(Client::connect(&server.address));
+    let before = server.memory_kib("VmRSS");
+    let clients: Vec<_> = (0..CROWD).map(|_| Client::connect(&server.address)).collect();
+    let grown = server.memory_kib("VmRSS").saturating_sub(before);
+    (clients, grown as f64 / CROWD as f64)
+}
+
+/// 1,000 connections that never say who they are.
+fn silent(database: &str) {
+    let made = Command::new(env!("CARGO_BIN_EXE_rowstream"))
+        .args(["token", "somebody"])
+        .output()
+        .unwrap();
+    let tokens = env::temp_dir().join(format!("rowstream-bench-tokens-{}", std::process::id()));
+    fs::write(&tokens, made.stdout).unwrap();
+    let server = Server::start(database, &["--token-file", tokens.to_str().unwrap()]);
+    let begun = Instant::now();
+    let (mut clients, kib) = crowd(&server);
+    let connected = begun.elapsed();
+    let codes: Vec<_> = clients
+        .iter_mut()
+        .map(|client| close_code(client.socket.get_mut()))
+        .collect();
+    let ended = begun.elapsed();
+    fs::remove_file(tokens).unwrap();
+    println!(
+        "{CROWD} connections that say nothing: {} closed with 4408; all are gone after {:.1} s from the first one's connect, {:.1} from the \
+last one's (limit 4); {kib:.0} KiB each meanwhile (limit 64)",
+        codes.iter().filter(|code| **code == Some(4408)).count(),
+        ended.as_secs_f64(),
+        (ended - connected).as_secs_f64()
+    );
+}
+
+/// 1,000 connections that may ask and do not.
+fn idle(database: &str) {
+    let server = Server::start(database, &[]);
+    let (mut clients, kib) = crowd(&server);
+    println!("{CROWD} idle connections: {kib:.0} KiB each (limit 64)");
+    for client in &mut clients {
+        client.send(PROBE);
+        client.until("query_completed");
+    }
+    let after = server.memory_kib("VmRSS");
+    drop(clients);
+    println!("    the server's memory once each has asked a short query: {after} KiB in all");
 }
 
 /// CPU of a peer that answers so many acknowledgements with a row each, and hands each on to as many threads of its own in between. What no

@@ -11,7 +11,7 @@ use rowstream::engine::memory::{MemoryEngine, Script};
 use rowstream::{ServerHandle, StreamingConfig};
 
 use crate::proxy::{CutKind, CutProxy};
-use crate::support::{eventually, serve_with};
+use crate::support::{eventually, number, serve_with};
 
 /// What the cuts of one run came to.
 #[derive(Debug, Default)]
@@ -134,15 +134,9 @@ fn run(kind: CutKind, n_cuts: u64, after: std::ops::Range<u64>, seed: u64) -> Se
 
 #[test]
 fn resets_and_closes_lose_and_repeat_nothing() {
-    let seed = std::env::var("ROWSTREAM_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or(42);
+    let seed = number("ROWSTREAM_TEST_SEED", 42);
     println!("ROWSTREAM_TEST_SEED={seed}");
-    let n_cuts = std::env::var("ROWSTREAM_TEST_CUTS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(1_000);
+    let n_cuts = number("ROWSTREAM_TEST_CUTS", 1_000);
     let mut gaps = run(CutKind::ResetOrClose, n_cuts, 0..200_000, seed).gaps;
     gaps.sort_unstable();
     let at = |share: usize| gaps[(gaps.len() - 1) * share / 100];

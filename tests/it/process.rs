@@ -16,7 +16,7 @@ use tungstenite::Message;
 use crate::cli::{ENDLESS, Served, signal};
 use crate::exposition::Samples;
 use crate::operations::get;
-use crate::support::{DEADLINE, Plain, Wire};
+use crate::support::{DEADLINE, Plain, Wire, number};
 
 fn connect(served: &Served) -> Plain {
     Plain::connect_to(served.address(), &[])
@@ -124,8 +124,9 @@ fn a_hang_up_ends_nothing() {
 fn after_an_end_by_force_every_resume_is_refused_and_no_row_is_wrong() {
     let mut served = Served::new();
     let address = served.address().to_string();
+    let n_kills = i64::try_from(number("ROWSTREAM_TEST_KILLS", 5)).unwrap();
     let mut is_hung_up = 0;
-    for round in 0..5 {
+    for round in 0..n_kills {
         let client = Client::connect(&served.url).unwrap();
         let query = client.query(ENDLESS).batch_size(10).window(4, 1 << 20);
         let mut stream = query.resumable(true).start().unwrap();
@@ -171,7 +172,7 @@ fn after_an_end_by_force_every_resume_is_refused_and_no_row_is_wrong() {
         );
         plain.run("SELECT 1", json!({})).assert_completed();
     }
-    assert_eq!(is_hung_up, 5, "each time the program was told");
+    assert_eq!(is_hung_up, n_kills, "each time the program was told");
 }
 
 /// Sorts some 3.5 MB.

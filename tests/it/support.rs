@@ -527,6 +527,16 @@ pub(crate) fn unhurried() -> Limits {
     limits
 }
 
+/// How often, or with which seed: for full modes, the environment may have a number other than the gate's.
+pub(crate) fn number(name: &str, in_the_gate: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(number) => number
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={number} is no number")),
+        Err(_) => in_the_gate,
+    }
+}
+
 /// Starts a server with this engine on a free port.
 pub(crate) fn serve(engine: MemoryEngine) -> ServerHandle {
     serve_with(engine, 4, StreamingConfig::default())
