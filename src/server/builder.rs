@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::admin::Admin;
 use super::connections::Connections;
 use super::exposure::exposed;
-use super::host::{HostLimits, Wish};
+use super::host::{Capacity, HostLimits, Wish};
 use super::limits::Limits;
 use super::listener::Listener;
 use super::memory::{EngineMemory, MemoryBound};
@@ -74,6 +74,13 @@ impl fmt::Debug for ServerBuilder {
             .field("streaming", &self.streaming)
             .finish_non_exhaustive()
     }
+}
+
+/// What a description comes to on its host.
+struct Plan {
+    sites: SiteRules,
+    memory: MemoryBound,
+    capacity: Capacity,
 }
 
 /// Why a server did not start. Nothing of it is left running.
@@ -368,12 +375,26 @@ impl ServerBuilder {
         self
     }
 
+    /// Looks at everything that can be known before a server is there: settings, engines, addresses, and what the
+    /// [host](Self::host_limits) has room for, which is the answer. [`start`](Self::start) begins with it. Listens nowhere and starts nothing;
+    /// reads of `/proc` on Linux what the host gives.
+    ///
+    /// # Errors
+    /// [`StartError`], as of [`start`](Self::start), but for [`StartError::Listen`] and [`StartError::Thread`], which only trying can tell.
+    pub fn check(&self) -> Result<Capacity, StartError> {
+        self.plan().map(|plan| plan.capacity)
+    }
+
     /// Starts the server: its workers, its timekeeper and its listener. Returns once connections are accepted.
     ///
     /// # Errors
     /// [`StartError`].
     pub fn start(self) -> Result<ServerHandle, StartError> {
-        self.check()?;
+        let Plan {
+            sites,
+            memory,
+            capacity,
+        } = self.plan()?;
         let Self {
             engines,
             places,
@@ -381,12 +402,10 @@ impl ServerBuilder {
             tls,
             n_workers,
             streaming,
-            connections_max,
             streams_per_connection_max,
             message_bytes_max,
             query_bytes_max,
             limits,
-            host,
             purpose,
             permessage_deflate,
             heartbeat_interval,
@@ -395,8 +414,10 @@ impl ServerBuilder {
             authenticator,
             auth_deadline,
             auth_failures_per_minute,
-            allowed_origins,
-            allowed_hosts,
+            connections_max: _planned,
+            host: _measured,
+            allowed_origins: _in_sites,
+            allowed_hosts: _too,
             insecure: _checked,
         } = self;
         let heartbeat = HeartbeatRules {
@@ -422,31 +443,14 @@ impl ServerBuilder {
             ping_rate: limits.ping_rate,
         };
         let asks_who = authenticator.is_some();
-        let unlisted_hosts = unlisted_hosts(&places, asks_who, &allowed_hosts);
         let admission = Arc::new(Admission {
             authenticator,
             deadline: auth_deadline,
-            sites: SiteRules::new(allowed_origins, &allowed_hosts, unlisted_hosts).map_err(StartError::Setting)?,
+            sites,
             failures: FailureLimit::new(auth_failures_per_minute),
         });
         let sockets = places.into_iter().map(listen).collect::<Result<Vec<_>, _>>()?;
         let admin_socket = admin_place.map(listen).transpose()?;
-        let engine_memory = EngineMemory::of(engines.iter().map(|named| &*named.engine));
-        let mut memory = MemoryBound::new(&streaming, n_workers, engine_memory, message_bytes_max);
-        if permessage_deflate {
-            memory.add_deflate(&streaming, n_workers);
-        }
-        if tls.is_on() {
-            memory.add_tls();
-        }
-        let wish = Wish {
-            connections_max,
-            streams_max: limits.streams_max,
-            n_workers,
-            memory,
-        };
-        let host = host.unwrap_or_else(HostLimits::of_this_host);
-        let capacity = wish.fit(&host).map_err(StartError::Host)?;
         for reason in &capacity.reasons {
             log::warn!("{reason}");
         }
@@ -516,7 +520,39 @@ impl ServerBuilder {
         Ok(server)
     }
 
-    fn check(&self) -> Result<(), StartError> {
+    fn plan(&self) -> Result<Plan, StartError> {
+        self.check_settings()?;
+        let asks_who = self.authenticator.is_some();
+        let unlisted_hosts = unlisted_hosts(&self.places, asks_who, &self.allowed_hosts);
+        let sites = SiteRules::new(self.allowed_origins.clone(), &self.allowed_hosts, unlisted_hosts)
+            .map_err(StartError::Setting)?;
+        if let Some(Err(text)) = self.places.iter().chain(&self.admin_place).find(|place| place.is_err()) {
+            return Err(no_address(text));
+        }
+        let engine_memory = EngineMemory::of(self.engines.iter().map(|named| &*named.engine));
+        let mut memory = MemoryBound::new(&self.streaming, self.n_workers, engine_memory, self.message_bytes_max);
+        if self.permessage_deflate {
+            memory.add_deflate(&self.streaming, self.n_workers);
+        }
+        if self.tls.is_on() {
+            memory.add_tls();
+        }
+        let wish = Wish {
+            connections_max: self.connections_max,
+            streams_max: self.limits.streams_max,
+            n_workers: self.n_workers,
+            memory,
+        };
+        let host = self.host.unwrap_or_else(HostLimits::of_this_host);
+        let capacity = wish.fit(&host).map_err(StartError::Host)?;
+        Ok(Plan {
+            sites,
+            memory,
+            capacity,
+        })
+    }
+
+    fn check_settings(&self) -> Result<(), StartError> {
         if self.engines.is_empty() && self.purpose == Purpose::Queries {
             return Err(StartError::NoEngine);
         }
@@ -618,8 +654,12 @@ fn unlisted_hosts(places: &[Result<Place, String>], asks_who: bool, allowed_host
     }
 }
 
+fn no_address(text: &str) -> StartError {
+    StartError::Setting(format!("not an address to listen on: {text}"))
+}
+
 fn listen(place: Result<Place, String>) -> Result<Socket, StartError> {
-    let place = place.map_err(|text| StartError::Setting(format!("not an address to listen on: {text}")))?;
+    let place = place.map_err(|text| no_address(&text))?;
     let address = place.to_string();
     Socket::bind(place).map_err(|source| StartError::Listen { address, source })
 }
