@@ -2,7 +2,7 @@
 //!
 //! Must not know where settings come from.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -132,13 +132,28 @@ fn add_addresses(
                 assembly.unix.push(address.clone());
                 listen_unix(assembly.builder, path)?
             }
-            None => assembly.builder.listen(address.as_str()),
+            None => named(assembly.builder, address).listen(address.as_str()),
         };
     }
     if let Some(address) = &settings.admin_listen {
-        assembly.builder = assembly.builder.admin_listen(address.as_str());
+        assembly.builder = named(assembly.builder, address).admin_listen(address.as_str());
     }
     Ok(assembly)
+}
+
+/// A server that is told to listen at a name is called by it.
+fn named(builder: ServerBuilder, address: &str) -> ServerBuilder {
+    match name_in(address) {
+        Some(name) => builder.own_name(name),
+        None => builder,
+    }
+}
+
+/// The name in `NAME:PORT`; `None` where it is an address, or nothing of the kind.
+fn name_in(address: &str) -> Option<&str> {
+    let (host, _port) = address.rsplit_once(':')?;
+    let is_name = !host.starts_with('[') && host.parse::<Ipv4Addr>().is_err();
+    is_name.then_some(host)
 }
 
 #[cfg(unix)]
@@ -275,6 +290,19 @@ mod tests {
         check("data/sales.db", "sales", "data/sales.db");
         check("./a=b.db", "a=b", "./a=b.db");
         check("=x.db", "=x", "=x.db");
+    }
+
+    #[test]
+    fn an_address_may_have_a_name() {
+        for (address, name) in [
+            ("db.example:8080", Some("db.example")),
+            ("localhost:0", Some("localhost")),
+            ("192.0.2.1:80", None),
+            ("[::1]:80", None),
+            ("db.example", None),
+        ] {
+            assert_eq!(name_in(address), name, "{address}");
+        }
     }
 
     /// The program's defaults are the library's.

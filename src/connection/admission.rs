@@ -13,7 +13,7 @@ use super::http::{Answer, respond};
 use super::reader::{Messages, ShutDown};
 use super::report::welcome;
 use super::{ConnectionContext, ConnectionHandle};
-use crate::auth::{AuthError, Authenticator, Credentials, FailureLimit, Identity, Rights, Secret, Shown, SiteRules};
+use crate::auth::{AuthError, Authenticator, Credentials, FailureLimit, Identity, Rights, Secret, Shown};
 use crate::clock;
 use crate::error::ErrorCode;
 use crate::id::{Principal, RequestId};
@@ -30,7 +30,6 @@ pub(crate) struct Admission {
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
     /// For saying so, after the upgrade; and for the authenticator to find out.
     pub(crate) deadline: Duration,
-    pub(crate) sites: SiteRules,
     pub(crate) failures: FailureLimit,
 }
 

@@ -40,6 +40,7 @@ pub use rate::Rate;
 pub(crate) use session::SessionLimits;
 pub(crate) use soon::SoonList;
 
+use crate::auth::SiteRules;
 use crate::clock::{self, millis};
 use crate::deflate::Deflaters;
 use crate::id::{ConnectionId, Principal};
@@ -65,6 +66,8 @@ pub(crate) struct ConnectionContext {
     pub(crate) purpose: Purpose,
     pub(crate) heartbeat: HeartbeatRules,
     pub(crate) admission: Arc<Admission>,
+    /// Of the address that they come to.
+    pub(crate) sites: Arc<SiteRules>,
     /// What messages are deflated with where a client asks for it; `None` where they are not.
     pub(crate) deflaters: Option<Arc<Deflaters>>,
     /// Gets the messages that are not the protocol's.

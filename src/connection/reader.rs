@@ -72,7 +72,7 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
     let admission = &context.admission;
     let door = Door {
         site: context.site,
-        sites: &admission.sites,
+        sites: &context.sites,
         coding,
     };
     let answer = http::answer_request(read.as_mut(), deadline, door);

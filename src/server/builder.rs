@@ -63,6 +63,7 @@ pub struct ServerBuilder {
     auth_failures_per_minute: u32,
     allowed_origins: Vec<String>,
     allowed_hosts: Vec<String>,
+    own_names: Vec<String>,
     insecure: bool,
 }
 
@@ -79,6 +80,7 @@ impl fmt::Debug for ServerBuilder {
 /// What a description comes to on its host.
 struct Plan {
     sites: SiteRules,
+    admin_sites: SiteRules,
     memory: MemoryBound,
     capacity: Capacity,
 }
@@ -184,6 +186,7 @@ impl ServerBuilder {
             auth_failures_per_minute: FAILURES_PER_MINUTE,
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
+            own_names: Vec::new(),
             insecure: false,
         }
     }
@@ -361,9 +364,19 @@ impl ServerBuilder {
     /// refused with HTTP 421, so that no web page can reach the server by a name of its own that is made to point to it.
     ///
     /// By default no name is taken by a server that listens on loopback, or that asks nobody who they are; any name is by one that other
-    /// machines can reach and that asks, because a page has no token to show, and by one that does not listen at all.
+    /// machines can reach and that asks, because a page has no token to show, and by one that listens on unix sockets only or not at all,
+    /// because no page connects there: where a proxy does for it, the names are to be listed. The [operators'
+    /// address](Self::admin_listen), where nobody is asked, takes none but these whatever the others do.
     pub fn allowed_hosts<T: Into<String>>(mut self, hosts: impl IntoIterator<Item = T>) -> Self {
         self.allowed_hosts = hosts.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// A name in an address to listen at: clients may call the server by it, on whatever port. Unlike
+    /// [`allowed_hosts`](Self::allowed_hosts) it excludes no other.
+    #[cfg(feature = "cli")]
+    pub(crate) fn own_name(mut self, name: &str) -> Self {
+        self.own_names.push(name.to_owned());
         self
     }
 
@@ -392,6 +405,7 @@ impl ServerBuilder {
     pub fn start(self) -> Result<ServerHandle, StartError> {
         let Plan {
             sites,
+            admin_sites,
             memory,
             capacity,
         } = self.plan()?;
@@ -418,6 +432,7 @@ impl ServerBuilder {
             host: _measured,
             allowed_origins: _in_sites,
             allowed_hosts: _too,
+            own_names: _and_these,
             insecure: _checked,
         } = self;
         let heartbeat = HeartbeatRules {
@@ -446,7 +461,6 @@ impl ServerBuilder {
         let admission = Arc::new(Admission {
             authenticator,
             deadline: auth_deadline,
-            sites,
             failures: FailureLimit::new(auth_failures_per_minute),
         });
         let sockets = places.into_iter().map(listen).collect::<Result<Vec<_>, _>>()?;
@@ -481,6 +495,7 @@ impl ServerBuilder {
             purpose,
             heartbeat,
             admission,
+            sites: Arc::new(sites),
             deflaters: permessage_deflate.then(Arc::default),
             handler,
             site,
@@ -489,6 +504,7 @@ impl ServerBuilder {
         };
         let admin_context = ConnectionContext {
             site: Site::Admin,
+            sites: Arc::new(admin_sites),
             reporter: reports.of(Site::Admin),
             ..context.clone()
         };
@@ -522,13 +538,13 @@ impl ServerBuilder {
 
     fn plan(&self) -> Result<Plan, StartError> {
         self.check_settings()?;
-        let asks_who = self.authenticator.is_some();
-        let unlisted_hosts = unlisted_hosts(&self.places, asks_who, &self.allowed_hosts);
-        let sites = SiteRules::new(self.allowed_origins.clone(), &self.allowed_hosts, unlisted_hosts)
-            .map_err(StartError::Setting)?;
         if let Some(Err(text)) = self.places.iter().chain(&self.admin_place).find(|place| place.is_err()) {
             return Err(no_address(text));
         }
+        let hosts = [&self.allowed_hosts[..], &self.own_names].concat();
+        let sites =
+            |unlisted| SiteRules::new(self.allowed_origins.clone(), &hosts, unlisted).map_err(StartError::Setting);
+        let (sites, admin_sites) = (sites(self.unlisted_hosts())?, sites(UnlistedHosts::Refused)?);
         let engine_memory = EngineMemory::of(self.engines.iter().map(|named| &*named.engine));
         let mut memory = MemoryBound::new(&self.streaming, self.n_workers, engine_memory, self.message_bytes_max);
         if self.permessage_deflate {
@@ -547,9 +563,23 @@ impl ServerBuilder {
         let capacity = wish.fit(&host).map_err(StartError::Host)?;
         Ok(Plan {
             sites,
+            admin_sites,
             memory,
             capacity,
         })
+    }
+
+    /// What is thought of names that are in no list, where a web page could have made one point here. No page connects to a unix
+    /// socket.
+    fn unlisted_hosts(&self) -> UnlistedHosts {
+        let is_exposed = exposed_place(&self.places).is_some();
+        let pages_can_come = self.places.iter().flatten().any(Place::is_tcp);
+        let asks_who = self.authenticator.is_some();
+        if self.allowed_hosts.is_empty() && (!pages_can_come || (is_exposed && asks_who)) {
+            UnlistedHosts::Taken
+        } else {
+            UnlistedHosts::Refused
+        }
     }
 
     fn check_settings(&self) -> Result<(), StartError> {
@@ -644,16 +674,6 @@ fn exposed_at(place: &Result<Place, String>) -> Option<SocketAddr> {
     }
 }
 
-/// What a server thinks of names that are in no list, where a web page could have made one point to it.
-fn unlisted_hosts(places: &[Result<Place, String>], asks_who: bool, allowed_hosts: &[String]) -> UnlistedHosts {
-    let is_exposed = exposed_place(places).is_some();
-    if allowed_hosts.is_empty() && (places.is_empty() || (is_exposed && asks_who)) {
-        UnlistedHosts::Taken
-    } else {
-        UnlistedHosts::Refused
-    }
-}
-
 fn no_address(text: &str) -> StartError {
     StartError::Setting(format!("not an address to listen on: {text}"))
 }
@@ -662,4 +682,27 @@ fn listen(place: Result<Place, String>) -> Result<Socket, StartError> {
     let place = place.map_err(|text| no_address(&text))?;
     let address = place.to_string();
     Socket::bind(place).map_err(|source| StartError::Listen { address, source })
+}
+
+#[cfg(all(test, feature = "cli"))]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
+
+    use super::*;
+    use crate::server::Server;
+
+    /// The name of an address excludes no other where others are taken, and is taken where they are not.
+    #[test]
+    fn a_server_is_called_by_the_name_it_listens_at() {
+        let taken = |builder: ServerBuilder| {
+            let plan = builder.own_name("db.example").plan().unwrap();
+            let of = |sites: &SiteRules| {
+                ["db.example:9090", "evil.example"].map(|host| sites.check_host(Some(host.as_bytes())).is_ok())
+            };
+            (of(&plan.sites), of(&plan.admin_sites))
+        };
+        let builder = || Server::builder().echo();
+        assert_eq!(taken(builder()), ([true, true], [true, false]));
+        assert_eq!(taken(builder().listen("127.0.0.1:0")), ([true, false], [true, false]));
+    }
 }

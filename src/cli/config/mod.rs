@@ -93,7 +93,7 @@ settings! {
         auth_failures_per_minute: u32 = 10;
         /// Origins whose pages may connect beside the server's own, such as `https://app.example`. Repeatable.
         allowed_origins: Vec<String> = Vec::new();
-        /// Names that the server is called by in the header Host. Repeatable.
+        /// Names that the server is called by in the header Host, beside those in `listen` and `admin_listen`. Repeatable.
         allowed_hosts: Vec<String> = Vec::new();
     }
     "Work" {
