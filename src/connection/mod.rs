@@ -10,7 +10,6 @@ mod heartbeat;
 pub(crate) mod http;
 mod lane;
 mod outbox;
-mod rate;
 mod reader;
 mod report;
 #[cfg(all(test, rowstream_shuttle))]
@@ -35,8 +34,6 @@ pub(crate) use departure::Departure;
 pub(crate) use heartbeat::HeartbeatRules;
 pub(crate) use http::{Report, Reported, Reporter, Site};
 use outbox::Outbox;
-pub(crate) use rate::Bucket;
-pub use rate::Rate;
 pub(crate) use session::SessionLimits;
 pub(crate) use soon::SoonList;
 
@@ -47,6 +44,7 @@ use crate::id::{ConnectionId, Principal};
 use crate::metrics::ConnectionEnd;
 pub(crate) use crate::protocol::CloseCode;
 use crate::protocol::{GoawayMessage, ServerMessage};
+use crate::rate::Rate;
 use crate::scheduler::{AlarmGuard, Origin, Scheduler, Seats};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};

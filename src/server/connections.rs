@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::peers::{Peers, Refusal, RefusalCounters, Seat};
+use super::peers::{Peers, Seat};
+use super::refusals::{Refusal, RefusalCounters, Refusals};
 use crate::clock;
 use crate::connection::{CloseCode, Connection, ConnectionContext, ConnectionHandle, Site};
 use crate::id::ConnectionId;
@@ -65,7 +66,7 @@ impl Connections {
             context: Arc::new(context),
             connections_max,
             peers,
-            refusals: RefusalCounters::default(),
+            refusals: RefusalCounters::new(),
             ids: AtomicU64::new(0),
             state: Mutex::new(State::default()),
             changed: Condvar::new(),
@@ -105,8 +106,20 @@ impl Connections {
     }
 
     /// What was refused.
-    pub(super) fn refusals(&self) -> &RefusalCounters {
-        &self.refusals
+    pub(super) fn refusals(&self) -> Refusals {
+        self.refusals.read()
+    }
+
+    /// Counts a connection that is refused, and says so: of the first at once, then once a second of all that there have been since, with
+    /// the last of them for an example. There is no `peer` where none could be accepted.
+    pub(super) fn refused(&self, refusal: Refusal, peer: Option<&str>, error: Option<&io::Error>) {
+        if let Some(refusals) = self.refusals.add(refusal, clock::now()) {
+            let error = error.map(io::Error::to_string);
+            log::warn!(
+                refused = refusals.total(), reasons:% = refusals, peer = peer, error = error;
+                "connections refused"
+            );
+        }
     }
 
     /// Serves a connection on a reader thread of its own, and gives its seat up when it is over.
@@ -117,14 +130,15 @@ impl Connections {
         self.join_ended();
         let id = ConnectionId::new(self.ids.fetch_add(1, Ordering::Relaxed) + 1);
         let peer = transport.peer();
-        let connection = Connection::new(id, transport, &self.context)?;
+        let connection = Connection::new(id, transport, &self.context)
+            .inspect_err(|error| self.refused(Refusal::NoDescriptor, Some(&peer), Some(error)))?;
         {
             let mut state = self.state.lock();
             if state.stopping || state.live.len() >= self.connections_max {
                 drop(state);
                 connection.handle().abort();
                 let text = format!("no room: the most connections is {}", self.connections_max);
-                self.refusals.full();
+                self.refused(Refusal::Full, Some(&peer), None);
                 return Err(io::Error::new(ErrorKind::ConnectionRefused, text).into());
             }
             state.live.insert(id, connection.handle());
@@ -150,7 +164,7 @@ impl Connections {
                     let metrics = self.context.scheduler.metrics();
                     metrics.connections_ended.add(ConnectionEnd::Fault, 1);
                 }
-                self.refusals.no_thread();
+                self.refused(Refusal::NoThread, Some(&peer), Some(&error));
                 self.state.lock().live.remove(&id);
                 self.changed.notify_all();
                 Err(Unserved {
