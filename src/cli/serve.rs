@@ -29,8 +29,8 @@ pub(super) struct Arguments {
     print_default_config: bool,
 }
 
-/// Blocks until SIGINT or SIGTERM, and then until the server is down. A socket that a service manager hands over goes before
-/// `--listen`.
+/// Blocks until SIGINT or SIGTERM, and then until the server is down; without end where there are [no signals](super::signals). A socket
+/// that a service manager hands over goes before `--listen`.
 pub(super) fn run(arguments: Arguments) -> Exit {
     if arguments.print_default_config {
         return print(config::default_file().as_bytes());
