@@ -136,6 +136,11 @@ impl News {
         }
         is_due
     }
+
+    /// From when on it may be said again.
+    pub(crate) fn due_at(&self) -> Option<Instant> {
+        self.said_at.map(|at| at + self.silence)
+    }
 }
 
 #[cfg(test)]
@@ -214,6 +219,7 @@ mod tests {
             .filter(|n| news.is_due(start + Duration::from_secs(*n)))
             .collect();
         assert_eq!(said, [0, 60, 120]);
+        assert_eq!(news.due_at(), Some(start + Duration::from_secs(180)));
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn receive(accepted: Accepted, tls: &Tls, connections: &Arc<Connections>) {
     let seat = match admitted {
         Ok(seat) => seat,
         Err(refusal) => {
-            connections.refused(refusal, Some(&accepted.peer()), None);
+            connections.refused(refusal, Some(accepted.peer()), None);
             return answer(accepted, tls, refusal);
         }
     };

@@ -82,34 +82,95 @@ impl fmt::Display for Refusals {
     }
 }
 
-/// Counts [`Refusals`], and finds when it is worth saying.
+/// What operators are to be told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Unsaid {
+    pub(super) refusals: Refusals,
+    /// The last of them, where it was accepted.
+    pub(super) peer: Option<String>,
+    /// The last that the system has said.
+    pub(super) error: Option<String>,
+}
+
+/// What follows from a refusal.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Say {
+    /// This is to be said now.
+    Now(Unsaid),
+    /// [`later`](RefusalCounters::later) is to be asked then.
+    Later(Instant),
+    Nothing,
+}
+
+/// Counts [`Refusals`], and finds when they are worth saying: the first at once, and then once a second those since.
 #[derive(Debug)]
 pub(super) struct RefusalCounters(Mutex<Counts>);
 
 #[derive(Debug)]
 struct Counts {
     all: Refusals,
-    /// Those that nothing has been said of yet.
-    unsaid: Refusals,
+    unsaid: Unsaid,
     news: News,
+    /// Whether somebody will ask for what is unsaid.
+    is_later: bool,
 }
 
 impl RefusalCounters {
     pub(super) fn new() -> Self {
         Self(Mutex::new(Counts {
             all: Refusals::default(),
-            unsaid: Refusals::default(),
+            unsaid: Unsaid::default(),
             news: News::once_in(SILENCE),
+            is_later: false,
         }))
     }
 
-    /// One more. What has been refused since the last time that something was to be said, where it is time again.
-    pub(super) fn add(&self, refusal: Refusal, now: Instant) -> Option<Refusals> {
+    /// One more, of this peer and for this error, where there are.
+    pub(super) fn add(&self, refusal: Refusal, peer: Option<String>, error: Option<String>, now: Instant) -> Say {
         let mut counts = self.0.lock();
-        let Counts { all, unsaid, news } = &mut *counts;
+        let Counts {
+            all,
+            unsaid,
+            news,
+            is_later,
+        } = &mut *counts;
         all.add(refusal);
-        unsaid.add(refusal);
-        news.is_due(now).then(|| std::mem::take(unsaid))
+        unsaid.refusals.add(refusal);
+        unsaid.peer = peer.or(unsaid.peer.take());
+        unsaid.error = error.or(unsaid.error.take());
+        if news.is_due(now) {
+            return Say::Now(std::mem::take(unsaid));
+        }
+        match news.due_at() {
+            Some(at) if !std::mem::replace(is_later, true) => Say::Later(at),
+            Some(_) | None => Say::Nothing,
+        }
+    }
+
+    /// What has been left unsaid, when its time has come.
+    pub(super) fn later(&self, now: Instant) -> Say {
+        let mut counts = self.0.lock();
+        let Counts {
+            all: _,
+            unsaid,
+            news,
+            is_later,
+        } = &mut *counts;
+        match news.due_at() {
+            Some(at) if now < at && unsaid.refusals.total() > 0 => return Say::Later(at),
+            Some(_) | None => *is_later = false,
+        }
+        if unsaid.refusals.total() > 0 && news.is_due(now) {
+            Say::Now(std::mem::take(unsaid))
+        } else {
+            Say::Nothing
+        }
+    }
+
+    /// What has been left unsaid, at the end.
+    pub(super) fn rest(&self) -> Option<Unsaid> {
+        let unsaid = std::mem::take(&mut self.0.lock().unsaid);
+        Some(unsaid).filter(|unsaid| unsaid.refusals.total() > 0)
     }
 
     pub(super) fn read(&self) -> Refusals {
@@ -122,28 +183,66 @@ mod tests {
     use super::*;
     use crate::clock;
 
+    fn told(say: Say) -> Option<String> {
+        match say {
+            Say::Now(Unsaid { refusals, .. }) => Some(refusals.to_string()),
+            Say::Later(_) | Say::Nothing => None,
+        }
+    }
+
     #[test]
     fn the_first_is_told_at_once_and_a_flood_once_a_second_with_its_reasons() {
         let counters = RefusalCounters::new();
         let start = clock::now();
-        let mut told = Vec::new();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut lines = Vec::new();
+        let mut later = Vec::new();
         for n in 0..2_500_u64 {
             let refusal = if n % 5 == 0 { Refusal::Full } else { Refusal::TooOften };
-            if let Some(refusals) = counters.add(refusal, start + Duration::from_millis(n)) {
-                told.push((n, refusals.total(), refusals.to_string()));
+            match counters.add(refusal, None, None, at(n)) {
+                Say::Later(time) => later.push((n, time)),
+                Say::Now(unsaid) => lines.push((n, unsaid.refusals.to_string())),
+                Say::Nothing => {}
             }
         }
-        let expected = [
-            (0, 1, "full 1"),
-            (1_000, 1_000, "full 200, address_rate 800"),
-            (2_000, 1_000, "full 200, address_rate 800"),
-        ];
-        assert_eq!(told, expected.map(|(n, total, text)| (n, total, text.to_owned())));
-        // What was left over is told with the next, however much later.
-        let later = counters.add(Refusal::NoThread, start + Duration::from_secs(3_600));
-        let text = later.map(|refusals| refusals.to_string());
-        assert_eq!(text.as_deref(), Some("full 99, address_rate 400, threads 1"));
+        let flood = "full 200, address_rate 800";
+        assert_eq!(
+            lines,
+            [(0, "full 1"), (1_000, flood), (2_000, flood)].map(|(n, text)| (n, text.to_owned()))
+        );
+        assert_eq!(later, [(1, at(1_000))], "somebody asks once");
+        // Asked a little late: it has been said since, and there is more.
+        assert_eq!(counters.later(at(2_500)), Say::Later(at(3_000)));
+        assert_eq!(
+            told(counters.later(at(3_000))).as_deref(),
+            Some("full 99, address_rate 400")
+        );
+        assert_eq!(counters.later(at(3_001)), Say::Nothing);
+        // Nobody asks any more, so that the next has to be asked for anew.
+        let next = counters.add(Refusal::NoThread, None, None, at(3_500));
+        assert_eq!(next, Say::Later(at(4_000)));
+        let rest = counters.rest().map(|unsaid| unsaid.refusals.to_string());
+        assert_eq!((rest.as_deref(), counters.rest()), (Some("threads 1"), None));
+        assert_eq!(counters.later(at(4_000)), Say::Nothing);
         assert_eq!(counters.read().total(), 2_501);
+    }
+
+    #[test]
+    fn the_last_peer_and_the_last_error_are_examples() {
+        let counters = RefusalCounters::new();
+        let start = clock::now();
+        let add = |peer: Option<&str>, error: Option<&str>, now| {
+            let owned = |text: Option<&str>| text.map(str::to_owned);
+            counters.add(Refusal::NoThread, owned(peer), owned(error), now)
+        };
+        let expect = |say, peer: Option<&str>, error: Option<&str>| {
+            let Say::Now(unsaid) = say else { panic!("{say:?}") };
+            assert_eq!((unsaid.peer.as_deref(), unsaid.error.as_deref()), (peer, error));
+        };
+        expect(add(Some("a"), None, start), Some("a"), None);
+        add(None, Some("too many"), start);
+        add(Some("b"), None, start);
+        expect(counters.later(start + SILENCE), Some("b"), Some("too many"));
     }
 
     #[test]
@@ -157,7 +256,7 @@ mod tests {
             Refusal::NoDescriptor,
             Refusal::NoThread,
         ] {
-            counters.add(refusal, now);
+            counters.add(refusal, None, None, now);
         }
         assert_eq!(counters.read().by_reason().map(|(_, n)| n), [1; 5]);
     }

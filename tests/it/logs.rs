@@ -262,7 +262,8 @@ fn a_flood_of_refused_connections_is_no_flood_of_lines() {
         .filter(|event| event["message"] == "connections refused")
         .map(|event| &event["kv"])
         .collect();
-    assert!(told.len() as u64 <= seconds + 1, "{} in {seconds} s", told.len());
+    // And those that are left at the end.
+    assert!(told.len() as u64 <= seconds + 2, "{} in {seconds} s", told.len());
     assert_eq!(
         (&told[0]["refused"], &told[0]["reasons"]),
         (&json!(1), &json!("full 1")),
@@ -270,5 +271,5 @@ fn a_flood_of_refused_connections_is_no_flood_of_lines() {
     );
     assert!(told[0]["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{text}");
     let n_told: u64 = told.iter().filter_map(|kv| kv["refused"].as_u64()).sum();
-    assert!(n_told <= REFUSED, "{text}");
+    assert_eq!(n_told, REFUSED, "{text}");
 }
