@@ -37,16 +37,17 @@
 //! | `rows` | columns, values, and the encoder that cursors write into | – |
 //! | `id`, `error` | names of streams; the table of error codes | `error`: `id` |
 //! | `clock`, `thread`, `sync` | the only look at the time; the only start of a thread; the locks that tests can schedule | – |
+//! | `rate` | how often something may happen, who counts as one, how often it is worth saying | – |
 //! | `metrics` | what is counted: atomics that every part adds to, and nobody but the server reads | `error` |
 //! | [`protocol`] | messages, bytes in and bytes out | `rows error id` |
 //! | [`transport`] | sockets, memory pairs, TLS, WebSocket frames | `clock error thread` |
 //! | [`engine`] | the traits, the scripted engine, SQLite | `rows error clock sync` |
-//! | [`auth`] | who a client is and may be: tokens, rights, whose pages may connect, how often a wrong token may be shown | `id sync` |
-//! | `stream` | life cycle, window, delivery, progress arithmetic, the registry of streams | `rows error id sync` |
+//! | [`auth`] | who a client is and may be: tokens, rights, whose pages may connect, how often a wrong token may be shown | `id rate sync` |
+//! | `stream` | life cycle, window, delivery, progress arithmetic, the registry of streams | `rows error id rate sync` |
 //! | `scheduler` | run queue, fairness, workers, what may be held, timekeeper | `auth rows clock engine error id metrics protocol stream sync thread` |
-//! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `auth rows clock error id metrics protocol scheduler stream sync thread transport` |
+//! | `connection` | reader, writer, outbox, session, heartbeat, the HTTP head | `auth rows clock error id metrics protocol rate scheduler stream sync thread transport` |
 //! | [`client`] | the synchronous client | `auth rows clock error id protocol thread transport` |
-//! | `server` | listener, connections, reports to operators, start and end of everything | `auth clock connection engine error id metrics scheduler stream thread transport` |
+//! | `server` | listener, connections, reports to operators, start and end of everything | `auth clock connection engine error id metrics rate scheduler stream thread transport` |
 //! | `cli` | flags, output formats, signals, exit codes | `auth rows client engine error server thread` |
 //! | `fuzzing` | what must hold of whatever a peer sends, in the tests' and the fuzzers' builds only | `auth clock client connection deflate error id protocol rows transport` |
 //!
@@ -93,6 +94,7 @@ pub mod fuzzing;
 mod id;
 mod metrics;
 pub mod protocol;
+mod rate;
 pub mod rows;
 mod scheduler;
 pub mod server;

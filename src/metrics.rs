@@ -147,8 +147,10 @@ labels! {
         ProtocolError "protocol_error",
         /// A message was larger than the limit.
         TooBig "too_big",
-        /// The server ended it: too many bad messages, or answers that nobody reads.
+        /// The server ended it: who it is was not said, or not in time, too many bad messages, answers that nobody reads.
         Refused "refused",
+        /// The server ended it, because it had no stream and no message for too long.
+        Idle "idle",
         /// By a fault of the server's.
         Fault "fault",
     }

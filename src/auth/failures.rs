@@ -3,9 +3,10 @@
 //! Pure: the time is an argument.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::rate::{Bucket, Peer};
 use crate::sync::Mutex;
 
 /// Failed attempts of one address in a minute, unless set otherwise.
@@ -16,38 +17,22 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Addresses that are remembered. When full, the one that is forgiven soonest is forgotten for the next.
 const PEERS_MAX: usize = 4_096;
 
-/// Whoever is counted as one: an IPv4 address, or the 64 bits that name an IPv6 network, because one client has all of the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Peer {
-    V4(Ipv4Addr),
-    V6Network(u64),
-}
-
-impl From<IpAddr> for Peer {
-    fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address),
-            IpAddr::V6(address) => Self::V6Network((address.to_bits() >> 64) as u64),
-        }
-    }
-}
-
 /// A bucket for each address, of so many failures as a minute allows: each takes one out, and one comes back each so many seconds.
 /// Peers without an address are not counted: it could only be all of them together.
 #[derive(Debug)]
 pub(crate) struct FailureLimit {
-    /// The time that makes up for one failure; `None` where they are not counted.
-    cost: Option<Duration>,
-    /// When all failures of an address are made up for.
-    debts: Mutex<HashMap<Peer, Instant>>,
+    /// 0 where they are not counted.
+    per_minute: u32,
+    /// Of those who have failures to make up for.
+    buckets: Mutex<HashMap<Peer, Bucket>>,
 }
 
 impl FailureLimit {
     /// 0 for no limit.
     pub(crate) fn new(failures_per_minute: u32) -> Self {
         Self {
-            cost: MINUTE.checked_div(failures_per_minute),
-            debts: Mutex::default(),
+            per_minute: failures_per_minute,
+            buckets: Mutex::default(),
         }
     }
 
@@ -56,34 +41,39 @@ impl FailureLimit {
     /// # Errors
     /// The time to wait, where it is not.
     pub(crate) fn check(&self, peer: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
-        let (Some(peer), Some(cost)) = (peer, self.cost) else {
+        let Some(peer) = peer.filter(|_| self.per_minute > 0) else {
             return Ok(());
         };
-        let paid_at = self.debts.lock().get(&Peer::from(peer)).copied();
-        let debt = paid_at.map_or(Duration::ZERO, |paid_at| paid_at.saturating_duration_since(now));
-        match (debt + cost).saturating_sub(MINUTE) {
-            Duration::ZERO => Ok(()),
-            wait => Err(wait),
+        let wait = self
+            .buckets
+            .lock()
+            .get(&Peer::from(peer))
+            .map(|bucket| bucket.wait(now));
+        match wait {
+            None | Some(Duration::ZERO) => Ok(()),
+            Some(wait) => Err(wait),
         }
     }
 
     /// An attempt from this address has failed. Those that were under way together are all counted, up to twice as many as a minute
     /// allows.
     pub(crate) fn failed(&self, peer: Option<IpAddr>, now: Instant) {
-        let (Some(peer), Some(cost)) = (peer, self.cost) else {
+        let Some(peer) = peer.filter(|_| self.per_minute > 0).map(Peer::from) else {
             return;
         };
-        let peer = Peer::from(peer);
-        let mut debts = self.debts.lock();
-        if debts.len() >= PEERS_MAX && !debts.contains_key(&peer) {
-            debts.retain(|_, paid_at| *paid_at > now);
-            let soonest = debts.iter().min_by_key(|(_, paid_at)| **paid_at).map(|(peer, _)| *peer);
-            if let Some(soonest) = soonest.filter(|_| debts.len() >= PEERS_MAX) {
-                debts.remove(&soonest);
+        let mut buckets = self.buckets.lock();
+        if buckets.len() >= PEERS_MAX && !buckets.contains_key(&peer) {
+            buckets.retain(|_, bucket| !bucket.is_full(now));
+            let soonest = buckets.iter().min_by_key(|(_, bucket)| bucket.full_at());
+            let soonest = soonest.map(|(peer, _)| *peer);
+            if let Some(soonest) = soonest.filter(|_| buckets.len() >= PEERS_MAX) {
+                buckets.remove(&soonest);
             }
         }
-        let paid_at = debts.entry(peer).or_insert(now);
-        *paid_at = ((*paid_at).max(now) + cost).min(now + 2 * MINUTE);
+        let bucket = buckets
+            .entry(peer)
+            .or_insert_with(|| Bucket::of(self.per_minute, MINUTE, now));
+        bucket.overdraw(now);
     }
 }
 
@@ -166,12 +156,12 @@ mod tests {
         }
         let now = start + Duration::from_secs(30);
         limit.failed(nth(PEERS_MAX), now);
-        assert_eq!(limit.debts.lock().len(), PEERS_MAX);
+        assert_eq!(limit.buckets.lock().len(), PEERS_MAX);
         assert!(limit.check(nth(0), now).is_ok(), "the soonest to be forgiven");
         assert!(limit.check(nth(1), now).is_err());
         assert!(limit.check(nth(PEERS_MAX), now).is_err());
         let now = start + 3 * MINUTE;
         limit.failed(nth(PEERS_MAX + 1), now);
-        assert_eq!(limit.debts.lock().len(), 1, "all others are forgiven");
+        assert_eq!(limit.buckets.lock().len(), 1, "all others are forgiven");
     }
 }

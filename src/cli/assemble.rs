@@ -2,8 +2,8 @@
 //!
 //! Must not know where settings come from.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::config::{Bytes, DemoScale, OrOff, RateLimit, Settings};
@@ -37,6 +37,15 @@ impl Reloadable {
     }
 }
 
+/// What becomes of demo data that is not there yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DemoData {
+    /// It is made, which takes its time and its space.
+    Made,
+    /// It is not looked at: for a server that is not started.
+    LeftAlone,
+}
+
 /// What a server is started from.
 #[derive(Debug)]
 pub(super) struct Assembly {
@@ -49,12 +58,24 @@ pub(super) struct Assembly {
     pub(super) has_tls: bool,
 }
 
-/// Opens databases and files, and makes demo data where it is asked for; a socket that was `handed_over` stands for the addresses.
+impl Assembly {
+    fn with_engine(mut self, name: String, engine: SqliteEngine) -> Self {
+        self.builder = self.builder.engine(&name, engine);
+        self.names.push(name);
+        self
+    }
+}
+
+/// Opens databases and files, and sees to demo data where it is asked for; a socket that was `handed_over` stands for the addresses.
 /// Blocks on all of that.
 ///
 /// # Errors
 /// What cannot be opened or makes no sense, for whoever has set it.
-pub(super) fn assemble(settings: &Settings, handed_over: Option<TcpListener>) -> Result<Assembly, String> {
+pub(super) fn assemble(
+    settings: &Settings,
+    handed_over: Option<TcpListener>,
+    demo_data: DemoData,
+) -> Result<Assembly, String> {
     let mut assembly = Assembly {
         builder: Server::builder()
             .permessage_deflate(settings.permessage_deflate)
@@ -90,7 +111,7 @@ pub(super) fn assemble(settings: &Settings, handed_over: Option<TcpListener>) ->
         assembly.builder = assembly.builder.authenticator(Arc::clone(&tokens));
         assembly.reloadables.push(Reloadable::Tokens(tokens));
     }
-    add_databases(assembly, settings)
+    add_databases(assembly, settings, demo_data)
 }
 
 fn add_addresses(
@@ -111,13 +132,28 @@ fn add_addresses(
                 assembly.unix.push(address.clone());
                 listen_unix(assembly.builder, path)?
             }
-            None => assembly.builder.listen(address.as_str()),
+            None => named(assembly.builder, address).listen(address.as_str()),
         };
     }
     if let Some(address) = &settings.admin_listen {
-        assembly.builder = assembly.builder.admin_listen(address.as_str());
+        assembly.builder = named(assembly.builder, address).admin_listen(address.as_str());
     }
     Ok(assembly)
+}
+
+/// A server that is told to listen at a name is called by it.
+fn named(builder: ServerBuilder, address: &str) -> ServerBuilder {
+    match name_in(address) {
+        Some(name) => builder.own_name(name),
+        None => builder,
+    }
+}
+
+/// The name in `NAME:PORT`; `None` where it is an address, or nothing of the kind.
+fn name_in(address: &str) -> Option<&str> {
+    let (host, _port) = address.rsplit_once(':')?;
+    let is_name = !host.starts_with('[') && host.parse::<Ipv4Addr>().is_err();
+    is_name.then_some(host)
 }
 
 #[cfg(unix)]
@@ -140,28 +176,29 @@ fn add_tls(mut assembly: Assembly, certificate: Option<&Path>, key: Option<&Path
     Ok(assembly)
 }
 
-fn add_databases(mut assembly: Assembly, settings: &Settings) -> Result<Assembly, String> {
+fn add_databases(mut assembly: Assembly, settings: &Settings, demo_data: DemoData) -> Result<Assembly, String> {
     limit_heap(settings.sqlite_heap.0);
-    let mut databases: Vec<(String, PathBuf)> = settings
-        .db
-        .iter()
-        .map(|argument| {
-            let (name, path) = name_and_path(argument);
-            (name, PathBuf::from(path))
-        })
-        .collect();
-    if let Some(DemoScale(scale)) = settings.demo {
-        let path = demo::prepare(scale).map_err(|error| error.to_string())?;
-        databases.push(("demo".to_owned(), path));
+    for argument in &settings.db {
+        let (name, path) = name_and_path(argument);
+        assembly = assembly.with_engine(name, open(settings, Path::new(path))?);
     }
-    for (name, path) in databases {
-        let engine = sqlite(settings, &path)
-            .open()
-            .map_err(|error| format!("{}: {}", path.display(), error.message))?;
-        assembly.builder = assembly.builder.engine(&name, engine);
-        assembly.names.push(name);
+    if let Some(DemoScale(scale)) = settings.demo {
+        let engine = match demo_data {
+            DemoData::Made => {
+                let path = demo::prepare(scale).map_err(|error| error.to_string())?;
+                open(settings, &path)?
+            }
+            DemoData::LeftAlone => sqlite(settings, &demo::path(scale)).unopened(),
+        };
+        assembly = assembly.with_engine("demo".to_owned(), engine);
     }
     Ok(assembly)
+}
+
+fn open(settings: &Settings, path: &Path) -> Result<SqliteEngine, String> {
+    sqlite(settings, path)
+        .open()
+        .map_err(|error| format!("{}: {}", path.display(), error.message))
 }
 
 fn sqlite(settings: &Settings, path: &Path) -> SqliteEngineBuilder {
@@ -253,6 +290,19 @@ mod tests {
         check("data/sales.db", "sales", "data/sales.db");
         check("./a=b.db", "a=b", "./a=b.db");
         check("=x.db", "=x", "=x.db");
+    }
+
+    #[test]
+    fn an_address_may_have_a_name() {
+        for (address, name) in [
+            ("db.example:8080", Some("db.example")),
+            ("localhost:0", Some("localhost")),
+            ("192.0.2.1:80", None),
+            ("[::1]:80", None),
+            ("db.example", None),
+        ] {
+            assert_eq!(name_in(address), name, "{address}");
+        }
     }
 
     /// The program's defaults are the library's.

@@ -47,7 +47,7 @@ enum Command {
     Cancel(streams::CancelArguments),
     /// Make a token for somebody who may use a server.
     Token(token::Arguments),
-    /// Print every setting of `serve`, its value and who said it, without serving.
+    /// Print every setting of `serve`, its value and who said it, and check all that serving would, without listening.
     CheckConfig(config::Arguments),
     /// Print a script that completes commands and flags in a shell.
     Completions(manual::CompletionsArguments),

@@ -9,12 +9,12 @@ use std::time::Duration;
 use clap::Args;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::assemble::{Assembly, Reloadable, assemble};
-use super::config;
+use super::assemble::{Assembly, DemoData, Reloadable, assemble};
+use super::config::{self, Settings};
 use super::logging::{self, LogFormat};
 use super::signals::{SIGHUP, SIGINT, SIGTERM, exit_code, on_signals};
 use super::supervisor::{Supervisor, handed_over};
-use super::{Exit, complain, print};
+use super::{Exit, complain, print, say};
 use crate::server::ServerHandle;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 
@@ -29,8 +29,8 @@ pub(super) struct Arguments {
     print_default_config: bool,
 }
 
-/// Blocks until SIGINT or SIGTERM, and then until the server is down. A socket that a service manager hands over goes before
-/// `--listen`.
+/// Blocks until SIGINT or SIGTERM, and then until the server is down; without end where there are [no signals](super::signals). A socket
+/// that a service manager hands over goes before `--listen`.
 pub(super) fn run(arguments: Arguments) -> Exit {
     if arguments.print_default_config {
         return print(config::default_file().as_bytes());
@@ -39,25 +39,18 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         Ok(settings) => settings,
         Err(problems) => return refuse(&problems),
     };
-    if settings.db.is_empty() && settings.demo.is_none() {
-        return refuse(&["there is nothing to serve: name a database with --db, or try --demo".to_owned()]);
-    }
     logging::init(settings.log_format);
     let supervisor = Supervisor::from_env();
-    let assembled = handed_over()
-        .map_err(|error| error.to_string())
-        .and_then(|socket| assemble(&settings, socket));
-    let assembly = match assembled {
-        Ok(assembly) => assembly,
-        Err(error) => return fail(&error),
-    };
     let Assembly {
         builder,
         names,
         reloadables,
         unix,
         has_tls,
-    } = assembly;
+    } = match prepare(&settings, DemoData::Made) {
+        Ok(assembly) => assembly,
+        Err(exit) => return exit,
+    };
     let server = match builder.start() {
         Ok(server) => server,
         Err(error) => return fail(&error),
@@ -93,12 +86,40 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     Exit::Ok
 }
 
-/// Prints every setting, its value and who said it; or all that is wrong with them.
+/// Prints every setting, its value and who said it, and then does all that `serve` does before it listens, but for demo data: what it
+/// would complain of is complained of here, and the program ends as with it. What can be read is printed even so: it shows who has
+/// said what is wrong.
 pub(super) fn check_config(config: config::Arguments) -> Exit {
-    match config.explained() {
-        Ok(text) => print(text.as_bytes()),
-        Err(problems) => refuse(&problems),
+    let (settings, text) = match config.explained() {
+        Ok(explained) => explained,
+        Err(problems) => return refuse(&problems),
+    };
+    let printed = print(text.as_bytes());
+    let assembly = match prepare(&settings, DemoData::LeftAlone) {
+        Ok(assembly) => assembly,
+        Err(exit) => return exit,
+    };
+    match assembly.builder.check() {
+        Ok(capacity) => {
+            for reason in &capacity.reasons {
+                say(reason);
+            }
+            printed
+        }
+        Err(error) => fail(&error),
     }
+}
+
+/// All that a server is started from, opened and read; says what is wrong where that cannot be.
+fn prepare(settings: &Settings, demo_data: DemoData) -> Result<Assembly, Exit> {
+    if settings.db.is_empty() && settings.demo.is_none() {
+        let text = "there is nothing to serve: name a database with --db, or try --demo";
+        return Err(refuse(&[text.to_owned()]));
+    }
+    let assembled = handed_over()
+        .map_err(|error| error.to_string())
+        .and_then(|socket| assemble(settings, socket, demo_data));
+    assembled.map_err(|error| fail(&error))
 }
 
 fn refuse(problems: &[String]) -> Exit {

@@ -2,37 +2,33 @@
 //! (`sd_listen_fds(3)`).
 //!
 //! Telling is a datagram to an address out of the environment, and done here; taking a descriptor over is not safe Rust, and left to
-//! a crate.
+//! a crate. Where there are no unix sockets, as on Windows, nobody is told anything.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process;
 use std::time::Duration;
 
+use channel::Channel;
 use listenfd::ListenFd;
 
 /// How often a manager hears how the server is, where it does not ask for more.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a manager may take to take a datagram.
-const TELL_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Whoever has started the program, as far as it wants to be told anything.
 #[derive(Debug)]
 pub(super) struct Supervisor {
-    socket: Option<UnixDatagram>,
+    channel: Option<Channel>,
     interval: Duration,
 }
 
 impl Supervisor {
     /// As `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` have it.
     pub(super) fn from_env() -> Self {
-        let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| match connect(&name) {
-            Ok(socket) => Some(socket),
+        let channel = env::var_os("NOTIFY_SOCKET").and_then(|name| match Channel::connect(&name) {
+            Ok(channel) => Some(channel),
             Err(error) => {
                 log::warn!(path:% = name.display(), error:% = error; "NOTIFY_SOCKET cannot be used");
                 None
@@ -40,14 +36,14 @@ impl Supervisor {
         });
         let watchdog = watchdog_interval(env::var_os("WATCHDOG_USEC"), env::var_os("WATCHDOG_PID"), process::id());
         Self {
-            socket,
+            channel,
             interval: watchdog.map_or(STATUS_INTERVAL, |interval| interval.min(STATUS_INTERVAL)),
         }
     }
 
     /// How often to tell that all is well; `None` where nobody listens.
     pub(super) fn interval(&self) -> Option<Duration> {
-        self.socket.is_some().then_some(self.interval)
+        self.channel.is_some().then_some(self.interval)
     }
 
     /// The server takes connections.
@@ -66,28 +62,70 @@ impl Supervisor {
     }
 
     fn tell(&self, state: &str) {
-        if let Some(socket) = &self.socket
-            && let Err(error) = socket.send(state.as_bytes())
+        if let Some(channel) = &self.channel
+            && let Err(error) = channel.send(state)
         {
             log::warn!(error:% = error; "the service manager was not told");
         }
     }
 }
 
-/// A path, or behind an `@` a name in Linux's own space of them.
-fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
-    let address = match name.as_bytes() {
-        #[cfg(target_os = "linux")]
-        [b'@', name @ ..] => {
-            use std::os::linux::net::SocketAddrExt as _;
-            SocketAddr::from_abstract_name(name)?
+#[cfg(unix)]
+mod channel {
+    use std::ffi::OsStr;
+    use std::io;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::time::Duration;
+
+    /// How long a manager may take to take a datagram.
+    const TELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+    /// The way to a manager.
+    #[derive(Debug)]
+    pub(super) struct Channel(UnixDatagram);
+
+    impl Channel {
+        /// To a path, or behind an `@` a name in Linux's own space of them.
+        pub(super) fn connect(name: &OsStr) -> io::Result<Self> {
+            let address = match name.as_bytes() {
+                #[cfg(target_os = "linux")]
+                [b'@', name @ ..] => {
+                    use std::os::linux::net::SocketAddrExt as _;
+                    SocketAddr::from_abstract_name(name)?
+                }
+                _ => SocketAddr::from_pathname(name)?,
+            };
+            let socket = UnixDatagram::unbound()?;
+            socket.connect_addr(&address)?;
+            socket.set_write_timeout(Some(TELL_TIMEOUT))?;
+            Ok(Self(socket))
         }
-        _ => SocketAddr::from_pathname(name)?,
-    };
-    let socket = UnixDatagram::unbound()?;
-    socket.connect_addr(&address)?;
-    socket.set_write_timeout(Some(TELL_TIMEOUT))?;
-    Ok(socket)
+
+        pub(super) fn send(&self, state: &str) -> io::Result<()> {
+            self.0.send(state.as_bytes()).map(drop)
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod channel {
+    use std::ffi::OsStr;
+    use std::io;
+
+    /// There is none.
+    #[derive(Debug)]
+    pub(super) enum Channel {}
+
+    impl Channel {
+        pub(super) fn connect(_name: &OsStr) -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(super) fn send(&self, _state: &str) -> io::Result<()> {
+            match *self {}
+        }
+    }
 }
 
 /// Half of the time after which this process is taken for hung, as `sd_watchdog_enabled(3)` advises.

@@ -9,17 +9,18 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::application::ConnectionSender;
-use super::http::{Answer, respond};
+use super::http::Answer;
 use super::reader::{Messages, ShutDown};
 use super::report::welcome;
 use super::{ConnectionContext, ConnectionHandle};
-use crate::auth::{AuthError, Authenticator, Credentials, FailureLimit, Identity, Rights, Secret, Shown, SiteRules};
+use crate::auth::{AuthError, Authenticator, Credentials, FailureLimit, Identity, Rights, Secret, Shown};
 use crate::clock;
 use crate::error::ErrorCode;
 use crate::id::{Principal, RequestId};
 use crate::protocol::{CloseCode, ErrorMessage, Hello, ServerMessage};
 use crate::scheduler::{Alarm, AlarmGuard, Origin, Seat};
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::transport::http::refuse;
 
 /// How long somebody who has not said who they are may take to leave, once told that it is too late.
 const LEAVE_GRACE: Duration = Duration::from_millis(500);
@@ -30,7 +31,6 @@ pub(crate) struct Admission {
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
     /// For saying so, after the upgrade; and for the authenticator to find out.
     pub(crate) deadline: Duration,
-    pub(crate) sites: SiteRules,
     pub(crate) failures: FailureLimit,
 }
 
@@ -87,7 +87,7 @@ impl Denial {
                 ("429 Too Many Requests", format!("Retry-After: {seconds}\r\n"))
             }
         };
-        respond(status, "text/plain", &headers, &format!("{}\n", self.text()), false)
+        refuse(status, &headers, self.text(), false)
     }
 
     fn codes(self) -> (ErrorCode, CloseCode) {

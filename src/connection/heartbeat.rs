@@ -12,7 +12,6 @@ use super::ConnectionHandle;
 use super::session::Session;
 use crate::clock;
 use crate::metrics::{Blocked, Metrics};
-use crate::protocol::CloseCode;
 use crate::scheduler::Alarm;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -231,7 +230,7 @@ impl Alarm for Heartbeat {
         let idle_left = self.idle_time_left(now);
         if idle_left.is_some_and(|left| left.is_zero()) {
             log::debug!(connection = handle.id.number(); "connection closed: it is not used");
-            handle.outbox.close_now(CloseCode::GoingAway, "the connection is idle");
+            handle.outbox.close_idle();
             return None;
         }
         let (verdict, again_in) = self.rules.decide(self.pulse.signs(now));

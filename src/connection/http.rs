@@ -10,6 +10,7 @@ use crate::auth::{Shown, SiteRefusal, SiteRules, shown};
 use crate::clock;
 use crate::protocol::SUBPROTOCOL as SUBPROTOCOL_NAME;
 use crate::transport::ReadHalf;
+use crate::transport::http::{self, respond};
 use crate::transport::websocket::{Coding, Upgrade, UpgradeRefusal, accept_response};
 
 /// Largest head: request line and headers.
@@ -380,19 +381,7 @@ fn values_of<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<
 
 fn refuse(refusal: Refusal, head_only: bool) -> Vec<u8> {
     let Refusal { status, text, headers } = refusal;
-    respond(status, "text/plain", headers, &format!("{text}\n"), head_only)
-}
-
-pub(super) fn respond(status: &str, content_type: &str, headers: &str, body: &str, head_only: bool) -> Vec<u8> {
-    let mut response = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {content_type}; charset=utf-8\r\nContent-Length: {}\r\n\
-Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{headers}Connection: close\r\n\r\n",
-        body.len()
-    );
-    if !head_only {
-        response.push_str(body);
-    }
-    response.into_bytes()
+    http::refuse(status, headers, text, head_only)
 }
 
 /// The page has a style of its own and nothing else: no script, no frame, no form, nothing from elsewhere.

@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::outbox::Outbox;
-use super::rate::{Bucket, Rate};
 use super::{ConnectionContext, PeerLimits};
 use crate::clock;
 use crate::protocol::CloseCode;
+use crate::rate::{Bucket, Rate};
 use crate::scheduler::{Alarm, AlarmGuard, Scheduler};
 use crate::sync::Mutex;
 use crate::transport::websocket::ControlLane;

@@ -10,7 +10,6 @@ mod heartbeat;
 pub(crate) mod http;
 mod lane;
 mod outbox;
-mod rate;
 mod reader;
 mod report;
 #[cfg(all(test, rowstream_shuttle))]
@@ -35,17 +34,17 @@ pub(crate) use departure::Departure;
 pub(crate) use heartbeat::HeartbeatRules;
 pub(crate) use http::{Report, Reported, Reporter, Site};
 use outbox::Outbox;
-pub(crate) use rate::Bucket;
-pub use rate::Rate;
 pub(crate) use session::SessionLimits;
 pub(crate) use soon::SoonList;
 
+use crate::auth::SiteRules;
 use crate::clock::{self, millis};
 use crate::deflate::Deflaters;
 use crate::id::{ConnectionId, Principal};
 use crate::metrics::ConnectionEnd;
 pub(crate) use crate::protocol::CloseCode;
 use crate::protocol::{GoawayMessage, ServerMessage};
+use crate::rate::Rate;
 use crate::scheduler::{AlarmGuard, Origin, Scheduler, Seats};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -65,6 +64,8 @@ pub(crate) struct ConnectionContext {
     pub(crate) purpose: Purpose,
     pub(crate) heartbeat: HeartbeatRules,
     pub(crate) admission: Arc<Admission>,
+    /// Of the address that they come to.
+    pub(crate) sites: Arc<SiteRules>,
     /// What messages are deflated with where a client asks for it; `None` where they are not.
     pub(crate) deflaters: Option<Arc<Deflaters>>,
     /// Gets the messages that are not the protocol's.

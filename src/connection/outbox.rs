@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::application::{Overflow, Sent};
 use super::soon::SoonList;
 use crate::deflate::Deflate;
+use crate::metrics::ConnectionEnd;
 use crate::protocol::{CloseCode, ServerMessage, encode_message};
 use crate::scheduler::{Account, Held, Permit, Stream, StreamSink, Urgency};
 use crate::stream::Generation;
@@ -103,6 +104,8 @@ struct State {
     lanes_opened: u64,
     /// The writer has ended: nothing is taken any more.
     writer_gone: bool,
+    /// What the connection ends by, where it is the server that has had enough of it.
+    end: Option<ConnectionEnd>,
 }
 
 /// Everything that waits for one connection's writer. Nothing here blocks but [`take`](Self::take).
@@ -141,6 +144,7 @@ impl Outbox {
                 listed: false,
                 lanes_opened: 0,
                 writer_gone: false,
+                end: None,
             }),
             bell: Condvar::new(),
             room: Condvar::new(),
@@ -307,6 +311,10 @@ impl Outbox {
     /// Has the writer close the connection: at once, or once every stream has its terminator. The first reason stays, though
     /// "at once" overrides "later".
     pub(super) fn close(&self, code: Option<u16>, reason: &str, after_streams: bool) {
+        self.close_by(None, code, reason, after_streams);
+    }
+
+    fn close_by(&self, end: Option<ConnectionEnd>, code: Option<u16>, reason: &str, after_streams: bool) {
         let mut state = self.state.lock();
         let replace = state
             .waiting
@@ -319,8 +327,17 @@ impl Outbox {
                 reason: reason.to_owned(),
                 after_streams,
             });
+            // A writer that is gone says nothing any more: something else has ended the connection.
+            if !state.writer_gone {
+                state.end = end;
+            }
             self.ring(&mut state);
         }
+    }
+
+    /// What the connection ends by, where the server has ended it, whatever the peer has made of that.
+    pub(super) fn end(&self) -> Option<ConnectionEnd> {
+        self.state.lock().end
     }
 
     /// The reader has ended, so nobody will ask for anything more.
@@ -427,9 +444,15 @@ impl ControlLane for Outbox {
 }
 
 impl Outbox {
-    /// Closes at once with one of our own codes.
+    /// Closes at once with one of our own codes: the server does not put up with the peer any longer.
     pub(super) fn close_now(&self, code: CloseCode, reason: &str) {
-        self.close(Some(code.number()), reason, false);
+        self.close_by(Some(ConnectionEnd::Refused), Some(code.number()), reason, false);
+    }
+
+    /// Closes at once a connection that is not used.
+    pub(super) fn close_idle(&self) {
+        let code = CloseCode::GoingAway.number();
+        self.close_by(Some(ConnectionEnd::Idle), Some(code), "the connection is idle", false);
     }
 }
 

@@ -72,7 +72,7 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
     let admission = &context.admission;
     let door = Door {
         site: context.site,
-        sites: &admission.sites,
+        sites: &context.sites,
         coding,
     };
     let answer = http::answer_request(read.as_mut(), deadline, door);
@@ -230,13 +230,13 @@ impl<'a> Messages<'a> {
         log::debug!(connection = self.handle.id.number(), reason:% = end; "reading ended");
         self.detach_streams();
         self.finish(&end, read, writer);
-        match end {
+        self.outbox.end().unwrap_or(match end {
             ReadEnd::Closed => ConnectionEnd::Closed,
             ReadEnd::Stopped | ReadEnd::Policy(_) => ConnectionEnd::Refused,
             ReadEnd::Gone(_) => ConnectionEnd::Lost,
             ReadEnd::Protocol(_) | ReadEnd::InvalidUtf8 | ReadEnd::NotDeflated => ConnectionEnd::ProtocolError,
             ReadEnd::TooBig => ConnectionEnd::TooBig,
-        }
+        })
     }
 
     fn start_writer(&self, frames: FrameWriter) -> Result<JoinHandle<()>, (io::Error, Box<Writer>)> {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{ConnectionContext, Rate};
+use super::ConnectionContext;
 use crate::auth::Rights;
 use crate::clock::millis;
 use crate::id::RequestId;
@@ -13,6 +13,7 @@ use crate::protocol::{
     Compression, LimitsMessage, ListMessage, RateMessage, ServerMessage, StatusMessage, StreamNotice, StreamState,
     WelcomeMessage,
 };
+use crate::rate::Rate;
 use crate::scheduler::Stream;
 use crate::stream::QueryStreamStatus;
 

@@ -5,7 +5,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::rate::{Bucket, Rate};
 use crate::auth::Rights;
 use crate::error::ErrorCode;
 use crate::id::{RequestId, StreamId};
@@ -14,6 +13,7 @@ use crate::protocol::{
     PongMessage, ResumeQuery, ServerMessage, SetPriority, StreamQuery, StreamRef, WindowRequest, decode_client_message,
     quoted,
 };
+use crate::rate::{Bucket, Rate};
 use crate::scheduler::{PRIORITY_MAX, WEIGHT_MAX};
 
 /// Smallest `progress_interval_ms` apart from 0.

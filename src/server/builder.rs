@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::admin::Admin;
 use super::connections::Connections;
 use super::exposure::exposed;
-use super::host::{HostLimits, Wish};
+use super::host::{Capacity, HostLimits, Wish};
 use super::limits::Limits;
 use super::listener::Listener;
 use super::memory::{EngineMemory, MemoryBound};
@@ -63,6 +63,7 @@ pub struct ServerBuilder {
     auth_failures_per_minute: u32,
     allowed_origins: Vec<String>,
     allowed_hosts: Vec<String>,
+    own_names: Vec<String>,
     insecure: bool,
 }
 
@@ -74,6 +75,14 @@ impl fmt::Debug for ServerBuilder {
             .field("streaming", &self.streaming)
             .finish_non_exhaustive()
     }
+}
+
+/// What a description comes to on its host.
+struct Plan {
+    sites: SiteRules,
+    admin_sites: SiteRules,
+    memory: MemoryBound,
+    capacity: Capacity,
 }
 
 /// Why a server did not start. Nothing of it is left running.
@@ -177,6 +186,7 @@ impl ServerBuilder {
             auth_failures_per_minute: FAILURES_PER_MINUTE,
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
+            own_names: Vec::new(),
             insecure: false,
         }
     }
@@ -354,9 +364,19 @@ impl ServerBuilder {
     /// refused with HTTP 421, so that no web page can reach the server by a name of its own that is made to point to it.
     ///
     /// By default no name is taken by a server that listens on loopback, or that asks nobody who they are; any name is by one that other
-    /// machines can reach and that asks, because a page has no token to show, and by one that does not listen at all.
+    /// machines can reach and that asks, because a page has no token to show, and by one that listens on unix sockets only or not at all,
+    /// because no page connects there: where a proxy does for it, the names are to be listed. The [operators'
+    /// address](Self::admin_listen), where nobody is asked, takes none but these whatever the others do.
     pub fn allowed_hosts<T: Into<String>>(mut self, hosts: impl IntoIterator<Item = T>) -> Self {
         self.allowed_hosts = hosts.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// A name in an address to listen at: clients may call the server by it, on whatever port. Unlike
+    /// [`allowed_hosts`](Self::allowed_hosts) it excludes no other.
+    #[cfg(feature = "cli")]
+    pub(crate) fn own_name(mut self, name: &str) -> Self {
+        self.own_names.push(name.to_owned());
         self
     }
 
@@ -368,12 +388,27 @@ impl ServerBuilder {
         self
     }
 
+    /// Looks at everything that can be known before a server is there: settings, engines, addresses, and what the
+    /// [host](Self::host_limits) has room for, which is the answer. [`start`](Self::start) begins with it. Listens nowhere and starts nothing;
+    /// reads of `/proc` on Linux what the host gives.
+    ///
+    /// # Errors
+    /// [`StartError`], as of [`start`](Self::start), but for [`StartError::Listen`] and [`StartError::Thread`], which only trying can tell.
+    pub fn check(&self) -> Result<Capacity, StartError> {
+        self.plan().map(|plan| plan.capacity)
+    }
+
     /// Starts the server: its workers, its timekeeper and its listener. Returns once connections are accepted.
     ///
     /// # Errors
     /// [`StartError`].
     pub fn start(self) -> Result<ServerHandle, StartError> {
-        self.check()?;
+        let Plan {
+            sites,
+            admin_sites,
+            memory,
+            capacity,
+        } = self.plan()?;
         let Self {
             engines,
             places,
@@ -381,12 +416,10 @@ impl ServerBuilder {
             tls,
             n_workers,
             streaming,
-            connections_max,
             streams_per_connection_max,
             message_bytes_max,
             query_bytes_max,
             limits,
-            host,
             purpose,
             permessage_deflate,
             heartbeat_interval,
@@ -395,8 +428,11 @@ impl ServerBuilder {
             authenticator,
             auth_deadline,
             auth_failures_per_minute,
-            allowed_origins,
-            allowed_hosts,
+            connections_max: _planned,
+            host: _measured,
+            allowed_origins: _in_sites,
+            allowed_hosts: _too,
+            own_names: _and_these,
             insecure: _checked,
         } = self;
         let heartbeat = HeartbeatRules {
@@ -422,31 +458,13 @@ impl ServerBuilder {
             ping_rate: limits.ping_rate,
         };
         let asks_who = authenticator.is_some();
-        let unlisted_hosts = unlisted_hosts(&places, asks_who, &allowed_hosts);
         let admission = Arc::new(Admission {
             authenticator,
             deadline: auth_deadline,
-            sites: SiteRules::new(allowed_origins, &allowed_hosts, unlisted_hosts).map_err(StartError::Setting)?,
             failures: FailureLimit::new(auth_failures_per_minute),
         });
         let sockets = places.into_iter().map(listen).collect::<Result<Vec<_>, _>>()?;
         let admin_socket = admin_place.map(listen).transpose()?;
-        let engine_memory = EngineMemory::of(engines.iter().map(|named| &*named.engine));
-        let mut memory = MemoryBound::new(&streaming, n_workers, engine_memory, message_bytes_max);
-        if permessage_deflate {
-            memory.add_deflate(&streaming, n_workers);
-        }
-        if tls.is_on() {
-            memory.add_tls();
-        }
-        let wish = Wish {
-            connections_max,
-            streams_max: limits.streams_max,
-            n_workers,
-            memory,
-        };
-        let host = host.unwrap_or_else(HostLimits::of_this_host);
-        let capacity = wish.fit(&host).map_err(StartError::Host)?;
         for reason in &capacity.reasons {
             log::warn!("{reason}");
         }
@@ -477,6 +495,7 @@ impl ServerBuilder {
             purpose,
             heartbeat,
             admission,
+            sites: Arc::new(sites),
             deflaters: permessage_deflate.then(Arc::default),
             handler,
             site,
@@ -485,6 +504,7 @@ impl ServerBuilder {
         };
         let admin_context = ConnectionContext {
             site: Site::Admin,
+            sites: Arc::new(admin_sites),
             reporter: reports.of(Site::Admin),
             ..context.clone()
         };
@@ -516,7 +536,53 @@ impl ServerBuilder {
         Ok(server)
     }
 
-    fn check(&self) -> Result<(), StartError> {
+    fn plan(&self) -> Result<Plan, StartError> {
+        self.check_settings()?;
+        if let Some(Err(text)) = self.places.iter().chain(&self.admin_place).find(|place| place.is_err()) {
+            return Err(no_address(text));
+        }
+        let hosts = [&self.allowed_hosts[..], &self.own_names].concat();
+        let sites =
+            |unlisted| SiteRules::new(self.allowed_origins.clone(), &hosts, unlisted).map_err(StartError::Setting);
+        let (sites, admin_sites) = (sites(self.unlisted_hosts())?, sites(UnlistedHosts::Refused)?);
+        let engine_memory = EngineMemory::of(self.engines.iter().map(|named| &*named.engine));
+        let mut memory = MemoryBound::new(&self.streaming, self.n_workers, engine_memory, self.message_bytes_max);
+        if self.permessage_deflate {
+            memory.add_deflate(&self.streaming, self.n_workers);
+        }
+        if self.tls.is_on() {
+            memory.add_tls();
+        }
+        let wish = Wish {
+            connections_max: self.connections_max,
+            streams_max: self.limits.streams_max,
+            n_workers: self.n_workers,
+            memory,
+        };
+        let host = self.host.unwrap_or_else(HostLimits::of_this_host);
+        let capacity = wish.fit(&host).map_err(StartError::Host)?;
+        Ok(Plan {
+            sites,
+            admin_sites,
+            memory,
+            capacity,
+        })
+    }
+
+    /// What is thought of names that are in no list, where a web page could have made one point here. No page connects to a unix
+    /// socket.
+    fn unlisted_hosts(&self) -> UnlistedHosts {
+        let is_exposed = exposed_place(&self.places).is_some();
+        let pages_can_come = self.places.iter().flatten().any(Place::is_tcp);
+        let asks_who = self.authenticator.is_some();
+        if self.allowed_hosts.is_empty() && (!pages_can_come || (is_exposed && asks_who)) {
+            UnlistedHosts::Taken
+        } else {
+            UnlistedHosts::Refused
+        }
+    }
+
+    fn check_settings(&self) -> Result<(), StartError> {
         if self.engines.is_empty() && self.purpose == Purpose::Queries {
             return Err(StartError::NoEngine);
         }
@@ -608,18 +674,35 @@ fn exposed_at(place: &Result<Place, String>) -> Option<SocketAddr> {
     }
 }
 
-/// What a server thinks of names that are in no list, where a web page could have made one point to it.
-fn unlisted_hosts(places: &[Result<Place, String>], asks_who: bool, allowed_hosts: &[String]) -> UnlistedHosts {
-    let is_exposed = exposed_place(places).is_some();
-    if allowed_hosts.is_empty() && (places.is_empty() || (is_exposed && asks_who)) {
-        UnlistedHosts::Taken
-    } else {
-        UnlistedHosts::Refused
-    }
+fn no_address(text: &str) -> StartError {
+    StartError::Setting(format!("not an address to listen on: {text}"))
 }
 
 fn listen(place: Result<Place, String>) -> Result<Socket, StartError> {
-    let place = place.map_err(|text| StartError::Setting(format!("not an address to listen on: {text}")))?;
+    let place = place.map_err(|text| no_address(&text))?;
     let address = place.to_string();
     Socket::bind(place).map_err(|source| StartError::Listen { address, source })
+}
+
+#[cfg(all(test, feature = "cli"))]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
+
+    use super::*;
+    use crate::server::Server;
+
+    /// The name of an address excludes no other where others are taken, and is taken where they are not.
+    #[test]
+    fn a_server_is_called_by_the_name_it_listens_at() {
+        let taken = |builder: ServerBuilder| {
+            let plan = builder.own_name("db.example").plan().unwrap();
+            let of = |sites: &SiteRules| {
+                ["db.example:9090", "evil.example"].map(|host| sites.check_host(Some(host.as_bytes())).is_ok())
+            };
+            (of(&plan.sites), of(&plan.admin_sites))
+        };
+        let builder = || Server::builder().echo();
+        assert_eq!(taken(builder()), ([true, true], [true, false]));
+        assert_eq!(taken(builder().listen("127.0.0.1:0")), ([true, false], [true, false]));
+    }
 }

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::peers::{Peers, Refusal, RefusalCounters, Seat};
+use super::peers::{Peers, Seat};
+use super::refusals::{Refusal, RefusalCounters, Refusals, Say, Unsaid};
 use crate::clock;
 use crate::connection::{CloseCode, Connection, ConnectionContext, ConnectionHandle, Site};
 use crate::id::ConnectionId;
 use crate::metrics::ConnectionEnd;
+use crate::scheduler::{Alarm, AlarmGuard};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_owning};
 use crate::transport::Transport;
 
@@ -37,7 +39,9 @@ pub(super) struct Connections {
     context: Arc<ConnectionContext>,
     connections_max: usize,
     peers: Arc<Peers>,
-    refusals: RefusalCounters,
+    refusals: Arc<RefusalCounters>,
+    /// Set while refusals are unsaid.
+    reminder: Mutex<Option<AlarmGuard>>,
     ids: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
@@ -65,7 +69,8 @@ impl Connections {
             context: Arc::new(context),
             connections_max,
             peers,
-            refusals: RefusalCounters::default(),
+            refusals: Arc::new(RefusalCounters::new()),
+            reminder: Mutex::new(None),
             ids: AtomicU64::new(0),
             state: Mutex::new(State::default()),
             changed: Condvar::new(),
@@ -105,8 +110,24 @@ impl Connections {
     }
 
     /// What was refused.
-    pub(super) fn refusals(&self) -> &RefusalCounters {
-        &self.refusals
+    pub(super) fn refusals(&self) -> Refusals {
+        self.refusals.read()
+    }
+
+    /// Counts a connection that is refused, and says so: of the first at once, then once a second of all that there have been since, with
+    /// the last of them for an example. There is no `peer` where none could be accepted.
+    pub(super) fn refused(&self, refusal: Refusal, peer: Option<String>, error: Option<&io::Error>) {
+        let error = error.map(io::Error::to_string);
+        match self.refusals.add(refusal, peer, error, clock::now()) {
+            Say::Now(unsaid) => tell(&unsaid),
+            Say::Later(at) => {
+                let reminder = Arc::new(Reminder(Arc::clone(&self.refusals)));
+                let guard = self.context.scheduler.timekeeper().set(at, reminder);
+                let rung = self.reminder.lock().replace(guard);
+                drop(rung);
+            }
+            Say::Nothing => {}
+        }
     }
 
     /// Serves a connection on a reader thread of its own, and gives its seat up when it is over.
@@ -117,14 +138,15 @@ impl Connections {
         self.join_ended();
         let id = ConnectionId::new(self.ids.fetch_add(1, Ordering::Relaxed) + 1);
         let peer = transport.peer();
-        let connection = Connection::new(id, transport, &self.context)?;
+        let connection = Connection::new(id, transport, &self.context)
+            .inspect_err(|error| self.refused(Refusal::NoDescriptor, Some(peer.clone()), Some(error)))?;
         {
             let mut state = self.state.lock();
             if state.stopping || state.live.len() >= self.connections_max {
                 drop(state);
                 connection.handle().abort();
                 let text = format!("no room: the most connections is {}", self.connections_max);
-                self.refusals.full();
+                self.refused(Refusal::Full, Some(peer), None);
                 return Err(io::Error::new(ErrorKind::ConnectionRefused, text).into());
             }
             state.live.insert(id, connection.handle());
@@ -150,7 +172,7 @@ impl Connections {
                     let metrics = self.context.scheduler.metrics();
                     metrics.connections_ended.add(ConnectionEnd::Fault, 1);
                 }
-                self.refusals.no_thread();
+                self.refused(Refusal::NoThread, Some(peer), Some(&error));
                 self.state.lock().live.remove(&id);
                 self.changed.notify_all();
                 Err(Unserved {
@@ -190,6 +212,11 @@ impl Connections {
 
     /// Closes all connections, those that do not listen by force, and joins their threads. No new ones are served.
     pub(super) fn stop(&self) {
+        let reminder = self.reminder.lock().take();
+        drop(reminder);
+        if let Some(unsaid) = self.refusals.rest() {
+            tell(&unsaid);
+        }
         let handles: Vec<_> = {
             let mut state = self.state.lock();
             state.stopping = true;
@@ -243,4 +270,27 @@ impl Connections {
             self.changed.wait(&mut state);
         }
     }
+}
+
+/// Has refusals told that there were since the last ones were.
+struct Reminder(Arc<RefusalCounters>);
+
+impl Alarm for Reminder {
+    fn ring(&self, now: Instant) -> Option<Instant> {
+        match self.0.later(now) {
+            Say::Now(unsaid) => {
+                tell(&unsaid);
+                None
+            }
+            Say::Later(at) => Some(at),
+            Say::Nothing => None,
+        }
+    }
+}
+
+fn tell(Unsaid { refusals, peer, error }: &Unsaid) {
+    log::warn!(
+        refused = refusals.total(), reasons:% = refusals, peer = peer, error = error;
+        "connections refused"
+    );
 }

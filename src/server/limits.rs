@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub use crate::connection::Rate;
+pub use crate::rate::Rate;
 
 /// How much a server puts up with from its peers, before and beside their queries: the bounds of a query itself are in
 /// [`StreamingConfig`](crate::StreamingConfig).

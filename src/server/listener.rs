@@ -9,31 +9,17 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::connections::{Connections, Unserved};
-use super::peers::Refusal;
+use super::connections::Connections;
+use super::refusals::Refusal;
 use super::reserve::Reserve;
 use super::socket::{Accept, Accepted};
 use super::tls::Tls;
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 use crate::transport::Transport;
+use crate::transport::http::refuse;
 
 /// How long the listener rests after a failed accept: at the limit of descriptors it would fail a million times a second.
 const BACK_OFF: Duration = Duration::from_millis(50);
-
-/// What a client is told that the server has no room for.
-const FULL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 38\r\n\
-Retry-After: 1\r\nConnection: close\r\n\r\nthe server has no room; try again soon";
-
-/// What a client is told whose address has its share of connections.
-const TOO_MANY: &[u8] =
-    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 45\r\n\
-Retry-After: 1\r\nConnection: close\r\n\r\nthis address has too many connections already";
-
-/// What a client is told whose address comes too often.
-const TOO_OFTEN: &[u8] =
-    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 35\r\n\
-Retry-After: 1\r\nConnection: close\r\n\r\nthis address connects too often now";
 
 /// A listening socket and its thread. Dropping it stops and joins the thread.
 #[derive(Debug)]
@@ -111,10 +97,9 @@ fn accept_until_stopped(
             Ok(_) | Err(_) if stopping.load(Ordering::Acquire) => return,
             Ok(accepted) => receive(accepted, tls, connections),
             Err(error) => {
-                log::warn!(error:% = error; "no connection could be accepted");
-                connections.refusals().no_descriptor();
+                connections.refused(Refusal::NoDescriptor, None, Some(&error));
                 if Reserve::helps_against(&error) {
-                    reserve.spend(socket, |accepted| answer(accepted, tls, FULL));
+                    reserve.spend(socket, |accepted| answer(accepted, tls, Refusal::NoDescriptor));
                 }
                 // Nothing is ever sent: this waits until the time is up or the listener is dropped.
                 let _rested = woken.recv_timeout(BACK_OFF);
@@ -125,31 +110,25 @@ fn accept_until_stopped(
 
 /// Serves a connection, or tells it why not.
 fn receive(accepted: Accepted, tls: &Tls, connections: &Arc<Connections>) {
-    let peer = accepted.peer();
-    if connections.is_full() {
-        connections.refusals().full();
-        log::warn!(peer:% = peer; "connection refused: the server is full");
-        return answer(accepted, tls, FULL);
-    }
-    // Whoever comes by a unix socket is on this machine, and has no address to be counted by.
-    let seat = match accepted.address().map(|address| connections.admit(address)).transpose() {
+    let admitted = if connections.is_full() {
+        Err(Refusal::Full)
+    } else {
+        // Whoever comes by a unix socket is on this machine, and has no address to be counted by.
+        let address = accepted.address();
+        address.map(|address| connections.admit(address)).transpose()
+    };
+    let seat = match admitted {
         Ok(seat) => seat,
         Err(refusal) => {
-            connections.refusals().address(refusal);
-            log::warn!(peer:% = peer, reason:? = refusal; "connection refused");
-            let text = match refusal {
-                Refusal::TooMany => TOO_MANY,
-                Refusal::TooOften => TOO_OFTEN,
-            };
-            return answer(accepted, tls, text);
+            connections.refused(refusal, Some(accepted.peer()), None);
+            return answer(accepted, tls, refusal);
         }
     };
     let speaks_tls = accepted.speaks(tls);
-    if let Err(Unserved { error, connection }) = connections.serve(transport(accepted, tls), seat) {
-        log::warn!(peer:% = peer, error:% = error; "connection not served");
-        if let Some(connection) = connection.filter(|_| !speaks_tls) {
-            connection.refuse(FULL);
-        }
+    if let Err(unserved) = connections.serve(transport(accepted, tls), seat)
+        && let Some(connection) = unserved.connection.filter(|_| !speaks_tls)
+    {
+        connection.refuse(&response(Refusal::NoThread));
     }
 }
 
@@ -163,8 +142,20 @@ fn transport(accepted: Accepted, tls: &Tls) -> Box<dyn Transport> {
 
 /// Tells a connection why it is not served. One that is to speak TLS is closed without a word: hands would have to be shaken first, and
 /// not on this thread.
-fn answer(accepted: Accepted, tls: &Tls, text: &[u8]) {
+fn answer(accepted: Accepted, tls: &Tls, refusal: Refusal) {
     if !accepted.speaks(tls) {
-        accepted.tell(text);
+        accepted.tell(&response(refusal));
     }
+}
+
+/// What a client is told that is not served. What the server has too little of is not for everybody to know.
+fn response(refusal: Refusal) -> Vec<u8> {
+    let (status, text) = match refusal {
+        Refusal::Full | Refusal::NoDescriptor | Refusal::NoThread => {
+            ("503 Service Unavailable", "the server has no room; try again soon")
+        }
+        Refusal::TooMany => ("429 Too Many Requests", "this address has too many connections already"),
+        Refusal::TooOften => ("429 Too Many Requests", "this address connects too often now"),
+    };
+    refuse(status, "Retry-After: 1\r\n", text, false)
 }

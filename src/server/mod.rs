@@ -12,6 +12,7 @@ mod limits;
 mod listener;
 mod memory;
 mod peers;
+mod refusals;
 mod reports;
 mod reserve;
 #[cfg(test)]
@@ -34,7 +35,7 @@ pub use host::{Capacity, HostLimits};
 pub use limits::{Limits, Rate};
 use listener::Listener;
 pub use memory::MemoryBound;
-pub use peers::Refusals;
+pub use refusals::Refusals;
 use tls::Tls;
 
 use crate::clock;
@@ -323,7 +324,7 @@ impl ServerHandle {
     /// What has been refused before it was a connection. Never blocks.
     #[must_use]
     pub fn refusals(&self) -> Refusals {
-        self.running.connections.refusals().read()
+        self.running.connections.refusals()
     }
 
     /// How many connections are open. Never blocks.

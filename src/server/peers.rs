@@ -1,17 +1,17 @@
-//! Who is connected from where, and how often they come: the limits of an address, and what was refused.
+//! Who is connected from where, and how often they come: the limits of an address.
 //!
 //! Deciding is pure but for the lock around it: the time is an argument. Must not know sockets.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::limits::Limits;
-use crate::connection::{Bucket, Rate};
+use super::refusals::Refusal;
+use crate::rate::{Bucket, Peer, Rate};
 
 /// Addresses that are told apart. More than that at once are somebody who has no need to come twice from the same: they are let in up
 /// to the limit of all connections.
@@ -21,15 +21,6 @@ const ADDRESSES_MAX: usize = 16_384;
 const SWEPT_MIN: usize = 256;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why a connection is not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// Its address has as many as it may.
-    TooMany,
-    /// Its address comes too often.
-    TooOften,
-}
-
 #[derive(Debug)]
 struct Address {
     n_open: usize,
@@ -38,7 +29,7 @@ struct Address {
 
 #[derive(Debug, Default)]
 struct Table {
-    by_address: HashMap<IpAddr, Address>,
+    by_address: HashMap<Peer, Address>,
     sweep_at: Option<Instant>,
 }
 
@@ -54,7 +45,7 @@ pub(super) struct Peers {
 #[derive(Debug)]
 pub(super) struct Seat {
     peers: Arc<Peers>,
-    address: Option<IpAddr>,
+    address: Option<Peer>,
 }
 
 impl Peers {
@@ -77,15 +68,15 @@ impl Peers {
 
     /// Lets one more in, or says why not; then nothing changes.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Seat, Refusal> {
-        let address = key(address);
         let is_limited = self.each_max.is_some() || self.rate.is_some();
         let mut seat = Seat {
             peers: Arc::clone(self),
             address: None,
         };
-        if !is_limited || address.is_loopback() {
+        if !is_limited || address.to_canonical().is_loopback() {
             return Ok(seat);
         }
+        let address = Peer::from(address);
         let mut table = self.table.lock();
         table.sweep(now);
         if table.by_address.len() >= ADDRESSES_MAX && !table.by_address.contains_key(&address) {
@@ -127,88 +118,6 @@ impl Drop for Seat {
         {
             entry.n_open -= 1;
         }
-    }
-}
-
-/// What is counted as one address: of IPv6 a /64, which is what one household or machine is given.
-fn key(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        address @ (IpAddr::V4(_) | IpAddr::V6(_)) => address,
-    }
-}
-
-/// What was refused before it was a connection, since the server was started: see [`ServerHandle::refusals`](super::ServerHandle::refusals).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Refusals {
-    /// The server had as many connections as it may.
-    pub full: u64,
-    /// Their address had as many as it may.
-    pub too_many_of_address: u64,
-    /// Their address came too often.
-    pub too_often_of_address: u64,
-    /// The system had no descriptor, or failed otherwise to accept.
-    pub no_descriptor: u64,
-    /// The system had no thread.
-    pub no_thread: u64,
-}
-
-/// Counts [`Refusals`].
-#[derive(Debug, Default)]
-pub(super) struct RefusalCounters {
-    full: AtomicU64,
-    too_many: AtomicU64,
-    too_often: AtomicU64,
-    no_descriptor: AtomicU64,
-    no_thread: AtomicU64,
-}
-
-impl RefusalCounters {
-    pub(super) fn full(&self) {
-        self.full.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn address(&self, refusal: Refusal) {
-        let counter = match refusal {
-            Refusal::TooMany => &self.too_many,
-            Refusal::TooOften => &self.too_often,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn no_descriptor(&self) {
-        self.no_descriptor.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn no_thread(&self) {
-        self.no_thread.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn read(&self) -> Refusals {
-        Refusals {
-            full: self.full.load(Ordering::Relaxed),
-            too_many_of_address: self.too_many.load(Ordering::Relaxed),
-            too_often_of_address: self.too_often.load(Ordering::Relaxed),
-            no_descriptor: self.no_descriptor.load(Ordering::Relaxed),
-            no_thread: self.no_thread.load(Ordering::Relaxed),
-        }
-    }
-}
-
-impl Refusals {
-    /// Each number under the name that operators see.
-    pub(super) fn by_reason(self) -> [(&'static str, u64); 5] {
-        [
-            ("full", self.full),
-            ("address_connections", self.too_many_of_address),
-            ("address_rate", self.too_often_of_address),
-            ("descriptors", self.no_descriptor),
-            ("threads", self.no_thread),
-        ]
     }
 }
 

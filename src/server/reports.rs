@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::connections::Connections;
 use super::exposition::{CONTENT_TYPE, Exposition};
 use super::memory::MemoryBound;
-use super::peers::Refusals;
+use super::refusals::Refusals;
 use crate::clock;
 use crate::connection::{Report, Reported, Reporter, SUBPROTOCOL, Site};
 use crate::engine::sqlite;
@@ -204,7 +204,7 @@ impl Reports {
         let metrics = self.scheduler.metrics();
         let (n, n_max) = self.connections(site);
         let connections = self.connections.get().and_then(Weak::upgrade);
-        let refusals = connections.map_or_else(Refusals::default, |connections| connections.refusals().read());
+        let refusals = connections.map_or_else(Refusals::default, |connections| connections.refusals());
         out.gauge(
             "connections",
             "Connections that are open, but for the one that asks.",

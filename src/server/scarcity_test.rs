@@ -66,8 +66,9 @@ fn ask(mut here: impl Read + Write) -> Served {
     }
     // A text frame, masked with zeros.
     let query = br#"{"type":"stream_query","query":"q"}"#;
-    here.write_all(&[0x81, 0x80 | query.len() as u8, 0, 0, 0, 0]).unwrap();
-    here.write_all(query).unwrap();
+    let frame = [&[0x81, 0x80 | query.len() as u8, 0, 0, 0, 0], &query[..]].concat();
+    // Who has no thread for it may have said so and gone already.
+    let _taken = here.write_all(&frame);
     loop {
         let mut header = [0; 2];
         here.read_exact(&mut header).unwrap();

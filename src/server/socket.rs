@@ -28,6 +28,17 @@ pub(super) enum Place {
     Unix(std::path::PathBuf),
 }
 
+impl Place {
+    /// Whether it can be reached by an address.
+    pub(super) fn is_tcp(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Bound(_) => true,
+            #[cfg(unix)]
+            Self::Unix(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

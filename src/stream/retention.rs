@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::id::{ConnectionId, Principal, StreamId};
+use crate::rate::News;
 
 /// How long nothing more is said of streams that are given up.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -36,15 +37,26 @@ type Waiting = (Instant, StreamId);
 type Share = (usize, Reverse<Waiting>);
 
 /// The streams that no connection has, or that have given all they had.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Retention {
     since: HashMap<StreamId, (Instant, Owner)>,
     /// Never with an empty set.
     by_owner: HashMap<Owner, BTreeSet<Waiting>>,
     /// One for each owner.
     shares: BTreeSet<Share>,
-    /// When it was last worth saying that a stream is given up.
-    said_at: Option<Instant>,
+    /// That a stream is given up.
+    news: News,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            since: HashMap::new(),
+            by_owner: HashMap::new(),
+            shares: BTreeSet::new(),
+            news: News::once_in(SILENCE),
+        }
+    }
 }
 
 impl Retention {
@@ -74,11 +86,7 @@ impl Retention {
 
     /// Whether it is worth saying that a stream is given up: once a minute, however many are.
     pub(crate) fn is_news(&mut self, now: Instant) -> bool {
-        let is_news = self.said_at.is_none_or(|at| now >= at + SILENCE);
-        if is_news {
-            self.said_at = Some(now);
-        }
-        is_news
+        self.news.is_due(now)
     }
 
     fn change(&mut self, owner: Owner, change: impl FnOnce(&mut BTreeSet<Waiting>) -> bool) {

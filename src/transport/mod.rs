@@ -2,6 +2,7 @@
 //!
 //! The only files that name tungstenite and rustls. Must not know what a message means.
 
+pub(crate) mod http;
 pub(crate) mod memory;
 mod shared;
 pub(crate) mod tcp;

@@ -1,6 +1,8 @@
 //! The settings of the program: where they come from, what is wrong with them, and what comes of them in a server that runs.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -42,7 +44,10 @@ fn serve(folder: &TempDir, flags: &[&str]) -> Command {
 fn a_flag_goes_before_the_environment_and_that_before_the_file() {
     let folder = TempDir::new().unwrap();
     let path = file(&folder, "batch_size = 10\nworkers = 20\nstall_limit = \"30s\"\n");
-    let mut command = rowstream(&["check-config", "--config", &path, "--batch-size", "12"]);
+    let db = database(&folder);
+    let flags = ["--config", &path, "--batch-size", "12", "--db", &db];
+    let mut command = rowstream(&["check-config"]);
+    command.args(flags);
     command.env("ROWSTREAM_BATCH_SIZE", "11").env("ROWSTREAM_WORKERS", "21");
     let (code, out, err) = ran(&mut command);
     assert_eq!(code, Some(0), "{err}");
@@ -94,13 +99,94 @@ fn what_is_wrong_is_told_with_its_source_and_a_suggestion() {
     check("tls_key = \"k.pem\"", &[], &["belong together"]);
     let (code, _, err) = ran(&mut rowstream(&["serve", "--config", "/nowhere"]));
     assert!(code == Some(2) && err.contains("/nowhere"), "{err}");
-    let (code, _, err) = ran(&mut rowstream(&["serve"]));
-    assert!(code == Some(2) && err.contains("nothing to serve"), "{err}");
-    let (code, _, err) = ran(&mut serve(&folder, &["--batch-size", "20000"]));
-    assert!(
-        code == Some(1) && err.contains("batch_size 20000: 1 to batch_size_max"),
-        "{err}"
+}
+
+#[test]
+fn what_a_server_would_not_start_with_is_found_without_starting_one() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let db = database(&folder);
+    let (_, line, _) = ran(&mut rowstream(&["token", "alice"]));
+    std::fs::write(at("tokens"), &line).unwrap();
+    let issued = crate::authority::Authority::new().issue();
+    std::fs::write(at("chain.pem"), &issued.certificate).unwrap();
+    std::fs::write(at("other.pem"), crate::authority::Authority::new().issue().key).unwrap();
+    std::fs::write(at("junk"), "what is this").unwrap();
+    for tokens in ["tokens", "junk"] {
+        // There is nothing else to be said of them.
+        std::fs::set_permissions(at(tokens), Permissions::from_mode(0o600)).unwrap();
+    }
+    let (tokens, chain, other, junk, nowhere) = (
+        at("tokens"),
+        at("chain.pem"),
+        at("other.pem"),
+        at("junk"),
+        at("nowhere"),
     );
+    let check = |flags: &[&str], code: i32, says: &str| {
+        let of = |command: &str| ran(rowstream(&[command, "--drain-seconds", "7"]).args(flags));
+        let (served, checked) = (of("serve"), of("check-config"));
+        assert!(served.2.contains(says), "{flags:?}: {}", served.2);
+        assert_eq!((served.0, checked.0), (Some(code), Some(code)), "{flags:?}");
+        assert_eq!(served.2, checked.2, "{flags:?}: one is told what the other is");
+        // Who has said what is wrong can be seen.
+        assert!(
+            checked.1.contains("drain_seconds = 7  # --drain-seconds\n"),
+            "{}",
+            checked.1
+        );
+    };
+    check(&[], 2, "nothing to serve");
+    let same = format!("a={db}");
+    let with_db = |flags: &[&str], says: &str| check(&[&["--db", &db], flags].concat(), 1, says);
+    with_db(&["--batch-size", "20000"], "batch_size 20000: 1 to batch_size_max");
+    with_db(&["--message-bytes-max", "2MiB"], "message_bytes_max 2097152");
+    with_db(&["--heartbeat-interval", "1h"], "heartbeat: the interval");
+    with_db(&["--fragments-max", "0"], "fragments_max: at least 1");
+    with_db(&["--held-bytes-max", "1000TiB"], "lower held_bytes_max");
+    with_db(
+        &["--listen", "0.0.0.0:0"],
+        "everybody who can reach 0.0.0.0:0 could query",
+    );
+    with_db(
+        &["--listen", "0.0.0.0:0", "--token-file", &tokens],
+        "could read tokens and rows",
+    );
+    with_db(&["--admin-listen", "0.0.0.0:0"], "see what the server is busy with");
+    with_db(&["--listen", "127.0.0.1"], "not an address to listen on");
+    with_db(&["--admin-listen", "here"], "not an address to listen on");
+    with_db(
+        &["--allowed-origins", "app.example"],
+        "allowed_origins: \"app.example\"",
+    );
+    with_db(&["--allowed-hosts", "http://db.example"], "allowed_hosts: ");
+    with_db(&["--token-file", &nowhere], "nowhere");
+    with_db(&["--token-file", &junk], "junk");
+    with_db(&["--tls-certificate", &nowhere, "--tls-key", &other], "nowhere");
+    with_db(&["--tls-certificate", &chain, "--tls-key", &other], "key");
+    check(&["--db", &nowhere], 1, "nowhere: ");
+    check(&["--db", &junk], 1, "junk: ");
+    check(&["--db", &same, "--db", &same], 1, "two engines are called \"a\"");
+}
+
+#[test]
+fn checking_settings_listens_nowhere_and_makes_no_data() {
+    let folder = TempDir::new().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let socket = format!("unix:{}", folder.path().join("rowstream.sock").display());
+    let mut command = rowstream(&[
+        "check-config",
+        "--demo",
+        "100",
+        "--listen",
+        &address,
+        "--listen",
+        &socket,
+    ]);
+    let (code, out, err) = ran(command.env("TMPDIR", folder.path()));
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]

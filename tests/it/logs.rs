@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -230,4 +231,45 @@ fn a_log_in_text_is_a_line_an_event_whatever_peers_say() {
         "request_id=\"good one\" engine=shop traceparent={TRACE} sql_bytes=27 sql=\"SELECT n FROM t WHERE n < ?\""
     );
     assert!(events.iter().any(|event| event.contains(&traced)), "{traced}");
+}
+
+#[test]
+fn a_flood_of_refused_connections_is_no_flood_of_lines() {
+    const REFUSED: u64 = 300;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log");
+    let flags = ["--log-format", "json", "--connections-max", "1"];
+    let mut served = Served::logging_to(File::create(&path).unwrap(), &flags, &[("RUST_LOG", "warn")]);
+    let address = served.address();
+    let holds_the_only_place = Plain::connect_to(address, &[]);
+    let start = Instant::now();
+    for _ in 0..REFUSED {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut answer = Vec::new();
+        // Reset, perhaps, after the answer.
+        let _read = socket.read_to_end(&mut answer);
+        assert!(answer.starts_with(b"HTTP/1.1 503 "), "{answer:?}");
+    }
+    let seconds = start.elapsed().as_secs();
+    drop(holds_the_only_place);
+    signal(&served.process, "-TERM");
+    assert!(served.process.wait().unwrap().success());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<&Value> = events
+        .iter()
+        .filter(|event| event["message"] == "connections refused")
+        .map(|event| &event["kv"])
+        .collect();
+    // And those that are left at the end.
+    assert!(told.len() as u64 <= seconds + 2, "{} in {seconds} s", told.len());
+    assert_eq!(
+        (&told[0]["refused"], &told[0]["reasons"]),
+        (&json!(1), &json!("full 1")),
+        "{text}"
+    );
+    assert!(told[0]["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{text}");
+    let n_told: u64 = told.iter().filter_map(|kv| kv["refused"].as_u64()).sum();
+    assert_eq!(n_told, REFUSED, "{text}");
 }

@@ -227,6 +227,41 @@ fn resumes_and_replays_are_counted() {
     assert_eq!(after.get("streams{state=\"retained\"}"), 1);
 }
 
+/// Whatever a peer makes of being told: whether it closes, is silent, or has gone.
+#[test]
+fn a_connection_that_the_server_ends_is_counted_by_why() {
+    let ended = |server: &ServerHandle| {
+        let samples = metrics(server);
+        ["refused", "idle", "lost", "closed"]
+            .map(|outcome| samples.get(&format!("connections_ended_total{{outcome=\"{outcome}\"}}")))
+    };
+    let operated = || crate::auth::builder().admin_listen("127.0.0.1:0");
+
+    let server = operated().auth_deadline(Duration::from_millis(100)).start().unwrap();
+    let mut silent = Plain::connect(&server);
+    assert_eq!(silent.recv_close(), 4408);
+    eventually("the one who stays is thrown out", &[1, 0, 0, 0], || ended(&server));
+    let mut polite = Plain::connect(&server);
+    assert_eq!(polite.recv_close(), 4408);
+    polite.answer_close();
+    eventually("the one who closes", &[2, 0, 0, 0], || ended(&server));
+    let server = operated().auth_deadline(Duration::from_secs(3_600)).start().unwrap();
+    drop(Plain::connect(&server));
+    eventually("the one who has gone before", &[0, 0, 1, 0], || ended(&server));
+
+    let mut limits = Limits::default();
+    limits.idle_timeout = Some(Duration::from_millis(100));
+    let server = operated().limits(limits).start().unwrap();
+    let known = || Plain::connect_with(&server, &[("authorization", &format!("Bearer {ALICE}"))]);
+    let mut silent = known();
+    assert_eq!(silent.recv_close(), 1001);
+    eventually("the one who stays", &[0, 1, 0, 0], || ended(&server));
+    let mut polite = known();
+    assert_eq!(polite.recv_close(), 1001);
+    polite.answer_close();
+    eventually("the one who closes", &[0, 2, 0, 0], || ended(&server));
+}
+
 #[test]
 fn a_version_says_what_is_running() {
     let server = serve(MemoryEngine::builder().build());

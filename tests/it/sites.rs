@@ -105,6 +105,70 @@ fn a_server_on_loopback_answers_to_no_name_that_it_was_not_given() {
     assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
 }
 
+/// What is answered to a request that calls the server so.
+fn status_of(mut socket: impl Read + Write, host: &str) -> String {
+    write!(socket, "GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer[9..12].to_owned()
+}
+
+#[cfg(unix)]
+#[test]
+fn no_page_comes_by_a_unix_socket_so_that_any_name_will_do_unless_some_are_listed() {
+    use std::os::unix::net::UnixStream;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rowstream.sock");
+    let builder = || Server::builder().engine("first", engine()).listen_unix(&path);
+    let status = |host| {
+        let socket = UnixStream::connect(&path).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        status_of(socket, host)
+    };
+    let alone = builder().start().unwrap();
+    assert_eq!(["whatever.example", "localhost"].map(status), ["200", "200"]);
+    drop(alone);
+    let listed = builder().allowed_hosts(["db.example"]).start().unwrap();
+    assert_eq!(["whatever.example", "db.example"].map(status), ["421", "200"]);
+    drop(listed);
+    // Pages come by the other address, and the names are one list for both.
+    let beside_tcp = builder().listen("127.0.0.1:0").start().unwrap();
+    assert_eq!(["whatever.example", "localhost"].map(status), ["421", "200"]);
+    drop(beside_tcp);
+}
+
+#[test]
+fn the_operators_address_answers_to_names_that_it_was_given_and_to_no_others() {
+    let status = |server: &rowstream::ServerHandle, host: &str| {
+        let socket = TcpStream::connect(server.admin_addr().unwrap()).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        status_of(socket, host)
+    };
+    let on_loopback = || builder().admin_listen("127.0.0.1:0");
+    // Any name will do where clients come, who are asked for a token: operators are not.
+    let exposed = || {
+        let server = Server::builder().engine("first", engine()).authenticator(Few);
+        server.insecure(true).listen("0.0.0.0:0").admin_listen("0.0.0.0:0")
+    };
+    for builder in [on_loopback(), exposed()] {
+        let server = builder.start().unwrap();
+        for (host, expected) in [
+            ("evil.example", "421"),
+            ("localhost:1", "200"),
+            ("10.0.0.1:9090", "200"),
+        ] {
+            assert_eq!(status(&server, host), expected, "{host}");
+        }
+    }
+    for builder in [on_loopback(), exposed()] {
+        let server = builder.allowed_hosts(["metrics.example"]).start().unwrap();
+        for (host, expected) in [("evil.example", "421"), ("metrics.example:9090", "200")] {
+            assert_eq!(status(&server, host), expected, "{host}");
+        }
+    }
+}
+
 #[test]
 fn a_server_that_others_can_reach_asks_who_they_are_or_says_that_it_does_not() {
     let builder = || Server::builder().engine("first", engine());

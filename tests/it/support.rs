@@ -492,6 +492,11 @@ impl Plain {
             }
         }
     }
+
+    /// Answers a close that has been read, and waits until the server has gone.
+    pub(crate) fn answer_close(&mut self) {
+        while self.socket.read().is_ok() {}
+    }
 }
 
 impl Seen {

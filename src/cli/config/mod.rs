@@ -93,7 +93,7 @@ settings! {
         auth_failures_per_minute: u32 = 10;
         /// Origins whose pages may connect beside the server's own, such as `https://app.example`. Repeatable.
         allowed_origins: Vec<String> = Vec::new();
-        /// Names that the server is called by in the header Host. Repeatable.
+        /// Names that the server is called by in the header Host, beside those in `listen` and `admin_listen`. Repeatable.
         allowed_hosts: Vec<String> = Vec::new();
     }
     "Work" {
@@ -244,17 +244,17 @@ impl Arguments {
         self.read().map(|(settings, _)| settings)
     }
 
-    /// Every setting with its value and who said it, a line each. Blocks on the file.
+    /// As [`settings`](Self::settings), and every setting with its value and who said it, a line each.
     ///
     /// # Errors
     /// As [`settings`](Self::settings).
-    pub(super) fn explained(self) -> Result<String, Vec<String>> {
-        let (_, shown) = self.read()?;
+    pub(super) fn explained(self) -> Result<(Settings, String), Vec<String>> {
+        let (settings, shown) = self.read()?;
         let lines = shown.iter().map(|Shown { name, value, source }| match value {
             Some(value) => format!("{name} = {value}  # {source}\n"),
             None => format!("# {name}: none  # {source}\n"),
         });
-        Ok(lines.collect())
+        Ok((settings, lines.collect()))
     }
 
     fn read(self) -> Result<(Settings, Vec<Shown>), Vec<String>> {
@@ -311,7 +311,7 @@ mod tests {
         let path = folder.path().join("rowstream.toml");
         std::fs::write(&path, &said).expect("a file");
         let path = path.to_str().expect("a path in ASCII");
-        let explained = |flags: &[&str]| arguments(flags).explained().expect("nothing is wrong");
+        let explained = |flags: &[&str]| arguments(flags).explained().expect("nothing is wrong").1;
         let without_source = |text: String| -> Vec<String> {
             text.lines()
                 .map(|line| line.split("  # ").next().unwrap_or_default().to_owned())

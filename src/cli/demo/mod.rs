@@ -136,6 +136,15 @@ pub(crate) fn prepare(scale: Scale) -> Result<PathBuf, DemoError> {
     Ok(prepared.path)
 }
 
+/// Where the demo data of this scale is, or would be.
+pub(crate) fn path(scale: Scale) -> PathBuf {
+    path_in(&std::env::temp_dir(), scale)
+}
+
+fn path_in(folder: &Path, scale: Scale) -> PathBuf {
+    folder.join(format!("rowstream-demo-{scale}.db"))
+}
+
 #[derive(Debug)]
 struct Prepared {
     path: PathBuf,
@@ -143,7 +152,7 @@ struct Prepared {
 }
 
 fn prepare_in(folder: &Path, scale: Scale, bar: &ProgressBar) -> Result<Prepared, DemoError> {
-    let path = folder.join(format!("rowstream-demo-{scale}.db"));
+    let path = path_in(folder, scale);
     if is_complete(&path) {
         return Ok(Prepared { path, written: false });
     }

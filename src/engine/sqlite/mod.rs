@@ -161,6 +161,14 @@ impl SqliteEngineBuilder {
         cursor::probe(database, loan)?;
         Ok(SqliteEngine { pool })
     }
+
+    /// The engine of a file that nobody has looked at, and that need not be there: its queries fail then.
+    #[cfg(feature = "cli")]
+    pub(crate) fn unopened(self) -> SqliteEngine {
+        SqliteEngine {
+            pool: Arc::new(Pool::new(self.settings)),
+        }
+    }
 }
 
 /// Bounds what SQLite may allocate in this process, in bytes; 0 means no bound. Defaults to 256 MiB, from when the first engine is opened.

@@ -20,6 +20,7 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 
 use super::error::TlsError;
 use crate::clock;
+use crate::transport::http::refuse;
 use crate::transport::{Doorbell, Halves, ReadHalf, Transport, WriteHalf};
 
 /// Bytes read at once from the transport: a client's messages are short, a server's are long.
@@ -30,9 +31,7 @@ const READ_BYTES_CLIENT: usize = 32 * 1024;
 const OUT_BYTES_KEPT: usize = 4 * 1024;
 
 /// What somebody is told who speaks plain HTTP.
-const PLAIN_HTTP: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 54\r\n\
-Connection: close\r\n\r\nthis port speaks TLS: ask for https:// here, or wss://";
+const PLAIN_HTTP: &str = "this port speaks TLS: ask for https:// here, or wss://";
 
 /// Whose end of TLS this is, and with what.
 pub(super) enum Begin {
@@ -374,7 +373,10 @@ impl TlsRead {
             return Ok(());
         }
         match self.side {
-            Side::Server if first.is_ascii_uppercase() => self.shared.send_plain(PLAIN_HTTP)?,
+            Side::Server if first.is_ascii_uppercase() => {
+                let response = refuse("400 Bad Request", "", PLAIN_HTTP, false);
+                self.shared.send_plain(&response)?;
+            }
             // Who has been told in clear text cannot be told in TLS.
             Side::Server => return Ok(()),
             Side::Client => {}
