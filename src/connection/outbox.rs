@@ -82,7 +82,7 @@ pub(super) struct Taken {
     pub(super) progress_due: Vec<u64>,
     pub(super) closing: Option<Closing>,
     pub(super) reader_gone: bool,
-    /// Lanes that the reader is about to open, or not to.
+    /// Lanes that the reader is about to open, or not to, and answers that a worker is to give.
     pub(super) lanes_coming: usize,
 }
 
@@ -293,6 +293,17 @@ impl Outbox {
             state.waiting.ready.push_back(bell.key);
             self.ring(&mut state);
         }
+    }
+
+    /// A worker is to give an answer, and says then that it [has](Self::answered). A connection that closes after its streams waits for
+    /// that, too.
+    pub(super) fn answer_coming(&self) {
+        self.state.lock().waiting.lanes_coming += 1;
+    }
+
+    /// The answer is among the messages.
+    pub(super) fn answered(&self) {
+        self.no_lane();
     }
 
     /// The stream that a doorbell was made for has been refused.

@@ -26,7 +26,9 @@ use crate::deflate::Deflate;
 use crate::error::{CancelReason, ErrorCode};
 use crate::id::RequestId;
 use crate::metrics::{ConnectionEnd, StatusClass};
-use crate::protocol::{CloseCode, ErrorMessage, ResumeQuery, ResumedMessage, ServerMessage, StreamQuery};
+use crate::protocol::{
+    CloseCode, DescribeQuery, ErrorMessage, ResumeQuery, ResumedMessage, ServerMessage, StreamQuery,
+};
 use crate::scheduler::{Acked, Alarm, AlarmGuard, Origin, Resumed, Stream, StreamSink};
 use crate::stream::{AckError, BeyondSent};
 use crate::sync::Mutex;
@@ -389,18 +391,7 @@ impl<'a> Messages<'a> {
                 self.reply(&ServerMessage::QueryList(list(streams, true, request_id, clock::now())))
             }
             Action::Describe(query) => {
-                let outbox = Arc::clone(self.outbox);
-                let metrics = Arc::clone(self.context.scheduler.metrics());
-                let answer = move |message: &ServerMessage| {
-                    if let ServerMessage::Error(error) = message {
-                        metrics.refused.add(error.code, 1);
-                    }
-                    if !outbox.send(message) {
-                        outbox.close_now(CloseCode::TooMany, "answers are not being read");
-                    }
-                };
-                let rights = self.session.lock().rights().clone();
-                self.context.scheduler.describe(query, &rights, Box::new(answer));
+                self.describe(query);
                 ControlFlow::Continue(())
             }
             Action::Hello(hello) => self.hello(hello),
@@ -533,6 +524,25 @@ impl<'a> Messages<'a> {
         }
     }
 
+    fn describe(&self, query: DescribeQuery) {
+        let (outbox, session) = (Arc::clone(self.outbox), Arc::clone(&self.session));
+        let metrics = Arc::clone(self.context.scheduler.metrics());
+        outbox.answer_coming();
+        let answer = move |message: &ServerMessage| {
+            if let ServerMessage::Error(error) = message {
+                metrics.refused.add(error.code, 1);
+            }
+            session.lock().on_answered(clock::now());
+            if !outbox.send(message) {
+                outbox.close_now(CloseCode::TooMany, "answers are not being read");
+            }
+            outbox.answered();
+        };
+        let rights = self.session.lock().rights().clone();
+        let scheduler = &self.context.scheduler;
+        scheduler.describe(query, self.origin(), &rights, Box::new(answer));
+    }
+
     fn resume(&self, query: &ResumeQuery) -> ControlFlow<()> {
         let bell = self.outbox.lane_bell();
         match self.take_over(query, bell) {
@@ -595,8 +605,9 @@ impl<'a> Messages<'a> {
         Ok(flow)
     }
 
-    /// The connection is over: streams that can be resumed wait for another, the others are cancelled.
+    /// The connection is over: streams that can be resumed wait for another, the others are cancelled, and so are questions.
     fn detach_streams(&self) {
+        self.context.scheduler.cancel_questions(self.handle.id);
         let known = self.session.lock().known();
         for stream in known.into_iter().filter_map(|id| self.context.scheduler.find(id)) {
             stream.detach(self.handle.id);

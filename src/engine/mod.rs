@@ -46,8 +46,8 @@ pub trait Engine: Send + Sync + 'static {
         Estimate::default()
     }
 
-    /// What `sql` would give, without executing it. May block as [`open`](Self::open) does. Defaults to what `open` tells, which knows
-    /// no parameters.
+    /// What `sql` would give, without executing it. May block as [`open`](Self::open) does; `cancel` is set after 30 seconds at the most,
+    /// or when nobody wants the answer any more. Defaults to what `open` tells, which knows no parameters.
     ///
     /// # Errors
     /// As [`open`](Self::open).

@@ -44,7 +44,7 @@ use fair::{PRIORITY_DEFAULT, WEIGHT_DEFAULT};
 use job::{BatchRules, Job};
 use live::{Asked, StreamPlan};
 use outlet::{NoteKind, Outlet};
-use question::Question;
+use question::{QUESTION_DURATION_MAX, Question, Questions};
 use queue::RunQueue;
 
 use crate::auth::Rights;
@@ -74,7 +74,8 @@ type Resting = (Arc<Stream>, Box<Job>);
 #[derive(Debug)]
 struct Core {
     config: StreamingConfig,
-    queue: RunQueue<Arc<Stream>, Weak<Stream>, Question>,
+    queue: RunQueue<Arc<Stream>, Weak<Stream>, Arc<Question>>,
+    questions: Arc<Questions>,
     registry: Registry<Stream>,
     buffers: Buffers,
     compressors: Compressors,
@@ -195,6 +196,7 @@ impl Scheduler {
             core: Arc::new(Core {
                 config,
                 queue: RunQueue::new(n_workers, ASIDES_MAX),
+                questions: Arc::default(),
                 registry: Registry::new(),
                 buffers: Buffers::default(),
                 compressors,
@@ -301,13 +303,7 @@ impl Scheduler {
             return Err(Box::new(ErrorMessage::new(ErrorCode::QueueFull, message)));
         }
         let NamedEngine { name, engine } = self.engine(engine.as_deref(), rights)?.clone();
-        let seat = self.seats.take(&origin.principal).map_err(|full| {
-            let message = match full {
-                Full::All(max) => format!("the server has {max} running streams, which is the most"),
-                Full::Principal(max) => format!("this client has {max} running streams, which is the most"),
-            };
-            Box::new(ErrorMessage::new(ErrorCode::TooManyStreams, message))
-        })?;
+        let seat = self.take_seat(origin)?;
         let timeout = timeout_ms.map_or(config.max_query_duration, |ms| {
             Duration::from_millis(ms).min(config.max_query_duration)
         });
@@ -364,33 +360,56 @@ impl Scheduler {
         })
     }
 
-    /// Has a query described: `answer` is given what there is to say, on a worker or, where that is a refusal, at once. Never blocks.
-    pub(crate) fn describe(&self, query: DescribeQuery, rights: &Rights, answer: Answer) {
+    /// Has a query described: `answer` is given what there is to say, on a worker or, where that is a refusal, at once or at its
+    /// deadline. A question has a seat like a stream. Never blocks.
+    pub(crate) fn describe(&self, query: DescribeQuery, origin: &Origin, rights: &Rights, answer: Answer) {
         let DescribeQuery {
             query: sql,
             engine,
             request_id,
         } = query;
-        let refuse = |error: ErrorMessage, answer: Answer, request_id| {
-            answer(&ServerMessage::Error(ErrorMessage { request_id, ..error }));
-        };
-        let engine = match self
+        let asked = self
             .check_accepting()
             .and_then(|()| self.engine(engine.as_deref(), rights))
-        {
-            Ok(named) => Arc::clone(&named.engine),
-            Err(error) => return refuse(*error, answer, request_id),
+            .and_then(|named| Ok((Arc::clone(&named.engine), self.take_seat(origin)?)));
+        let (engine, seat) = match asked {
+            Ok(asked) => asked,
+            Err(error) => return answer(&ServerMessage::Error(ErrorMessage { request_id, ..*error })),
         };
-        let question = Question {
+        let core = &self.core;
+        let asked = question::Asked {
             engine,
             sql,
             request_id,
             answer,
+            seat,
         };
-        if let Err(question) = self.core.queue.push_question(question) {
-            let error = ErrorMessage::new(ErrorCode::QueueFull, "too many questions wait for a worker");
-            refuse(error, question.answer, question.request_id);
+        let question = core.questions.open(origin.connection, asked);
+        let timeout = core.config.max_query_duration.min(QUESTION_DURATION_MAX);
+        question.arm(&core.timekeeper, clock::after(clock::now(), timeout));
+        if let Err(question) = core.queue.push_question(Arc::clone(&question)) {
+            let text = "too many questions wait for a worker";
+            question.refuse(ErrorMessage::new(ErrorCode::QueueFull, text));
         }
+        // A stop that came since `check_accepting` may not have seen this question.
+        if self.stopping.load(Ordering::Acquire) {
+            question.cancel(CancelReason::Shutdown);
+        }
+    }
+
+    /// Cancels the questions of a connection that is gone.
+    pub(crate) fn cancel_questions(&self, connection: ConnectionId) {
+        self.core.questions.cancel_of(connection, CancelReason::Disconnect);
+    }
+
+    fn take_seat(&self, origin: &Origin) -> Result<Seat, Box<ErrorMessage>> {
+        self.seats.take(&origin.principal).map_err(|full| {
+            let message = match full {
+                Full::All(max) => format!("the server has {max} running streams, which is the most"),
+                Full::Principal(max) => format!("this client has {max} running streams, which is the most"),
+            };
+            Box::new(ErrorMessage::new(ErrorCode::TooManyStreams, message))
+        })
     }
 
     /// The engines that may be asked with these rights; the first answers queries that name none.
@@ -581,11 +600,12 @@ impl Scheduler {
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// Cancels every live stream.
+    /// Cancels every live stream, and every question.
     pub(crate) fn cancel_all(&self, reason: CancelReason) {
         for stream in self.streams() {
             stream.cancel(reason);
         }
+        self.core.questions.cancel_all(reason);
     }
 
     /// Forgets the streams that are held only in case somebody comes back: nobody can any more.

@@ -30,6 +30,7 @@ pub(super) fn core(config: StreamingConfig, n_workers: usize) -> Arc<Core> {
     Arc::new(Core {
         config,
         queue: RunQueue::new(n_workers, 1),
+        questions: Arc::default(),
         registry: Registry::new(),
         buffers: Buffers::default(),
         compressors,

@@ -270,7 +270,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Live streams of one connection; those beyond are refused with `TOO_MANY_STREAMS`. Defaults to 128.
+    /// Live streams of one connection, and queries that are being described; those beyond are refused with `TOO_MANY_STREAMS`. Defaults to 128.
     pub fn streams_per_connection_max(mut self, streams_max: usize) -> Self {
         self.streams_per_connection_max = streams_max;
         self

@@ -43,7 +43,7 @@ pub struct StreamingConfig {
     pub batch_interval: Duration,
     /// Time between two `query_progress` where the client asks for none. Defaults to 500 ms.
     pub progress_interval: Duration,
-    /// Longest time for one query, from its acceptance. Defaults to 5 minutes.
+    /// Longest time for one query, from its acceptance; for describing one, 30 seconds where this is more. Defaults to 5 minutes.
     pub max_query_duration: Duration,
     /// Batches that wait between worker and writer, per stream, at the most. Defaults to 32.
     pub channel_buffer_size: usize,

@@ -46,6 +46,7 @@ mod plain_client;
 #[cfg(feature = "cli")]
 mod process;
 mod proxy;
+mod questions;
 mod resume;
 #[path = "../../src/protocol/schema_check_test.rs"]
 mod schema_check;
