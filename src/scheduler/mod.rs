@@ -150,8 +150,6 @@ pub(crate) struct Scheduler {
     engines: Vec<NamedEngine>,
     /// Of the streams whose engine side is alive.
     seats: Arc<Seats>,
-    /// Whether queries are taken.
-    accepting: AtomicBool,
     /// Whether what runs is not to run on.
     stopping: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -176,6 +174,35 @@ pub(crate) struct Accepted {
     pub(crate) stream: Arc<Stream>,
     job: Box<Job>,
     token: Option<TokenHash>,
+    expected: Expected,
+}
+
+/// A stream that the registry counts on until it [is there](Self::arrived), or this is dropped.
+struct Expected(Option<Arc<Core>>);
+
+impl Expected {
+    /// `None` once the server takes no more.
+    fn new(core: &Arc<Core>) -> Option<Self> {
+        core.registry.expect().then(|| Self(Some(Arc::clone(core))))
+    }
+
+    fn arrived(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        if let Some(core) = &self.0 {
+            core.registry.not_coming();
+        }
+    }
+}
+
+impl fmt::Debug for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Expected")
+    }
 }
 
 impl Scheduler {
@@ -208,7 +235,6 @@ impl Scheduler {
             }),
             engines,
             seats,
-            accepting: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             threads: Mutex::new(Vec::with_capacity(n_workers + 1)),
         };
@@ -304,6 +330,8 @@ impl Scheduler {
         }
         let NamedEngine { name, engine } = self.engine(engine.as_deref(), rights)?.clone();
         let seat = self.take_seat(origin)?;
+        // From here on a drain waits for it.
+        let expected = Expected::new(&self.core).ok_or_else(going_away)?;
         let timeout = timeout_ms.map_or(config.max_query_duration, |ms| {
             Duration::from_millis(ms).min(config.max_query_duration)
         });
@@ -357,6 +385,7 @@ impl Scheduler {
             stream,
             job,
             token: hash,
+            expected,
         })
     }
 
@@ -429,7 +458,12 @@ impl Scheduler {
 
     /// Lets an accepted stream run. Tells it to wait, with its position, where no worker is free.
     pub(crate) fn launch(&self, accepted: Accepted) {
-        let Accepted { stream, mut job, token } = accepted;
+        let Accepted {
+            stream,
+            mut job,
+            token,
+            expected,
+        } = accepted;
         if let Some(n_ahead) = self.core.queue.wait_ahead() {
             let message = ServerMessage::QueryQueued(QueuedMessage {
                 stream_id: stream.id,
@@ -441,6 +475,7 @@ impl Scheduler {
         stream.log_accepted();
         stream.give_job(job);
         self.core.registry.insert(stream.id, Arc::clone(&stream), token);
+        expected.arrived();
         stream.launch();
         // A stop that came between `accept` and `launch` has not seen this stream.
         if self.stopping.load(Ordering::Acquire) {
@@ -510,10 +545,7 @@ impl Scheduler {
     }
 
     fn check_accepting(&self) -> Result<(), Box<ErrorMessage>> {
-        if self.accepting.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        Err(going_away())
+        if self.is_accepting() { Ok(()) } else { Err(going_away()) }
     }
 
     fn window_limits(&self, request: WindowRequest) -> WindowLimits {
@@ -573,17 +605,18 @@ impl Scheduler {
         self.core.registry.statistics()
     }
 
-    /// Refuses queries from now on with `SHUTTING_DOWN`; those that run go on, and may be resumed.
+    /// Refuses queries from now on with `SHUTTING_DOWN`; those that run go on, and may be resumed. When this returns, all that have
+    /// been accepted count as [undelivered](Self::n_undelivered), launched or not.
     pub(crate) fn refuse_queries(&self) {
-        self.accepting.store(false, Ordering::Release);
+        self.core.registry.close();
     }
 
     /// Whether queries are taken.
     pub(crate) fn is_accepting(&self) -> bool {
-        self.accepting.load(Ordering::Acquire)
+        self.core.registry.is_open()
     }
 
-    /// How many streams have a terminator that no connection has been given yet.
+    /// How many streams have been accepted whose terminator no connection has been given yet.
     pub(crate) fn n_undelivered(&self) -> usize {
         self.core.registry.n_undelivered()
     }
