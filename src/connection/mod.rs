@@ -12,6 +12,7 @@ mod lane;
 mod outbox;
 mod rate;
 mod reader;
+mod recheck;
 mod report;
 #[cfg(all(test, rowstream_shuttle))]
 mod scheduled_test;
@@ -37,6 +38,7 @@ pub(crate) use http::{Report, Reported, Reporter, Site};
 use outbox::Outbox;
 pub(crate) use rate::Bucket;
 pub use rate::Rate;
+use recheck::Guest;
 pub(crate) use session::SessionLimits;
 pub(crate) use soon::SoonList;
 
@@ -124,6 +126,10 @@ pub(crate) struct ConnectionHandle {
     knows_departure: AtomicBool,
     /// Ends the connection if the peer does not, once our close frame is out.
     closing: Mutex<Option<AlarmGuard>>,
+    /// Who has come in, where that is asked.
+    guest: Mutex<Option<Guest>>,
+    /// Whether nothing counts any more of what the peer says.
+    is_turned_out: AtomicBool,
 }
 
 impl fmt::Debug for ConnectionHandle {
@@ -155,6 +161,8 @@ impl Connection {
             is_upgraded: AtomicBool::new(false),
             knows_departure: AtomicBool::new(context.purpose == Purpose::Echo),
             closing: Mutex::new(None),
+            guest: Mutex::new(None),
+            is_turned_out: AtomicBool::new(false),
         });
         Ok(Self { halves, handle })
     }

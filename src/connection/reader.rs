@@ -310,6 +310,9 @@ impl<'a> Messages<'a> {
             }
             return ControlFlow::Continue(());
         }
+        if self.handle.is_turned_out() {
+            return ControlFlow::Continue(());
+        }
         let action = match incoming {
             Incoming::Text(text) => self.session.lock().on_text(text, clock::now()),
             Incoming::Binary(_) => self.session.lock().on_binary(clock::now()),
@@ -505,14 +508,16 @@ impl<'a> Messages<'a> {
         match self.context.scheduler.accept(query, self.origin(), &rights, sink) {
             Ok(accepted) => {
                 let stream = Arc::clone(&accepted.stream);
+                stream.set_bearer(self.handle.bearer());
                 self.session.lock().on_accepted(stream.id, request_id);
                 let generation = stream.generation();
                 self.outbox.open_lane(Lane {
-                    stream,
+                    stream: Arc::clone(&stream),
                     generation,
                     bell,
                 });
                 self.context.scheduler.launch(accepted);
+                self.handle.recheck_stream(&self.session, &stream);
                 ControlFlow::Continue(())
             }
             Err(error) => {
@@ -579,6 +584,7 @@ impl<'a> Messages<'a> {
             token,
             columns,
         } = scheduler.resume(stream, query, origin, sink)?;
+        stream.set_bearer(self.handle.bearer());
         self.session.lock().on_accepted(stream.id, stream.request_id.clone());
         let resumed = ServerMessage::QueryResumed(ResumedMessage {
             stream_id: stream.id,
@@ -595,10 +601,11 @@ impl<'a> Messages<'a> {
         // Only now: the answer stands before the rows.
         let generation = attached.generation;
         self.outbox.open_lane(Lane {
-            stream,
+            stream: Arc::clone(&stream),
             generation,
             bell,
         });
+        self.handle.recheck_stream(&self.session, &stream);
         if self.context.departure.until().is_some() {
             self.handle.close_after_streams(CloseCode::ServiceRestart);
         }
@@ -607,7 +614,8 @@ impl<'a> Messages<'a> {
 
     /// The connection is over: streams that can be resumed wait for another, the others are cancelled, and so are questions.
     fn detach_streams(&self) {
-        self.context.scheduler.cancel_questions(self.handle.id);
+        let reason = CancelReason::Disconnect;
+        self.context.scheduler.cancel_questions(self.handle.id, reason);
         let known = self.session.lock().known();
         for stream in known.into_iter().filter_map(|id| self.context.scheduler.find(id)) {
             stream.detach(self.handle.id);

@@ -426,9 +426,9 @@ impl Scheduler {
         }
     }
 
-    /// Cancels the questions of a connection that is gone.
-    pub(crate) fn cancel_questions(&self, connection: ConnectionId) {
-        self.core.questions.cancel_of(connection, CancelReason::Disconnect);
+    /// Cancels the questions of a connection.
+    pub(crate) fn cancel_questions(&self, connection: ConnectionId, reason: CancelReason) {
+        self.core.questions.cancel_of(connection, reason);
     }
 
     fn take_seat(&self, origin: &Origin) -> Result<Seat, Box<ErrorMessage>> {

@@ -428,6 +428,7 @@ impl ServerBuilder {
             deadline: auth_deadline,
             sites: SiteRules::new(allowed_origins, &allowed_hosts, unlisted_hosts).map_err(StartError::Setting)?,
             failures: FailureLimit::new(auth_failures_per_minute),
+            rounds: Default::default(),
         });
         let sockets = places.into_iter().map(listen).collect::<Result<Vec<_>, _>>()?;
         let admin_socket = admin_place.map(listen).transpose()?;

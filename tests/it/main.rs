@@ -48,6 +48,7 @@ mod process;
 mod proxy;
 mod questions;
 mod resume;
+mod revocation;
 #[path = "../../src/protocol/schema_check_test.rs"]
 mod schema_check;
 mod sites;
