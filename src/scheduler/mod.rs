@@ -49,7 +49,7 @@ use queue::RunQueue;
 
 use crate::auth::Rights;
 use crate::clock;
-use crate::engine::{CancelReason, Engine, QuerySpec};
+use crate::engine::{CancelReason, Engine, QuerySpec, over_pools};
 use crate::error::ErrorCode;
 use crate::id::{ConnectionId, Epoch, Principal, ResumeToken, StreamId, TokenHash};
 use crate::metrics::Metrics;
@@ -268,12 +268,12 @@ impl Scheduler {
         }
     }
 
-    /// What engines that count their memory take, and may take; those of one kind count the same.
+    /// What engines that count their memory take, and may take.
     pub(crate) fn engine_memory(&self) -> (Option<usize>, Option<usize>) {
-        let engines = || self.engines.iter().map(|named| &named.engine);
+        let engines = || self.engines.iter().map(|named| &*named.engine);
         (
-            engines().filter_map(|engine| engine.memory_bytes()).max(),
-            engines().filter_map(|engine| engine.memory_bytes_max()).max(),
+            over_pools(engines(), Engine::memory_bytes),
+            over_pools(engines(), Engine::memory_bytes_max),
         )
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::deflate::{DEFLATER_BYTES, DEFLATERS_KEPT_MAX, INFLATER_BYTES};
-use crate::engine::Engine;
+use crate::engine::{Engine, over_pools};
 use crate::stream::StreamingConfig;
 use crate::thread::STACK_BYTES_WORKER;
 
@@ -51,24 +51,19 @@ fn sum(terms: &[usize]) -> usize {
 /// What engines take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct EngineMemory {
-    /// All that bound themselves: those of one kind share their bound, and there are no two kinds that do.
+    /// All that bound themselves: those of one pool share their bound.
     pub(super) bounded: usize,
     /// The largest cursor of the others.
     pub(super) cursor: usize,
 }
 
 impl EngineMemory {
-    pub(super) fn of<'a>(engines: impl Iterator<Item = &'a dyn Engine>) -> Self {
-        engines.fold(Self::default(), |sum, engine| match engine.memory_bytes_max() {
-            Some(bytes_max) => Self {
-                bounded: sum.bounded.max(bytes_max),
-                ..sum
-            },
-            None => Self {
-                cursor: sum.cursor.max(engine.cursor_bytes()),
-                ..sum
-            },
-        })
+    pub(super) fn of<'a>(engines: impl Iterator<Item = &'a dyn Engine> + Clone) -> Self {
+        let unbounded = engines.clone().filter(|engine| engine.memory_bytes_max().is_none());
+        Self {
+            bounded: over_pools(engines, Engine::memory_bytes_max).unwrap_or(0),
+            cursor: unbounded.map(Engine::cursor_bytes).max().unwrap_or(0),
+        }
     }
 }
 
@@ -178,8 +173,8 @@ mod tests {
     }
 
     #[test]
-    fn engines_that_bound_themselves_are_counted_once_and_the_others_by_stream() {
-        struct Bounded(Option<usize>, usize);
+    fn engines_that_bound_themselves_are_counted_once_in_each_pool_and_the_others_by_stream() {
+        struct Bounded(Option<usize>, usize, &'static str);
         impl Engine for Bounded {
             fn open(&self, _: &QuerySpec, _: &CancelToken) -> Result<Box<dyn Cursor>, EngineError> {
                 Err(EngineError::cancelled())
@@ -192,20 +187,39 @@ mod tests {
             fn memory_bytes_max(&self) -> Option<usize> {
                 self.0
             }
-        }
-        let engines = [
-            Bounded(Some(100), 7),
-            Bounded(None, 5),
-            Bounded(Some(200), 9),
-            Bounded(None, 3),
-        ];
-        let memory = EngineMemory::of(engines.iter().map(|engine| engine as &dyn Engine));
-        assert_eq!(
-            memory,
-            EngineMemory {
-                bounded: 200,
-                cursor: 5
+
+            fn memory_pool(&self) -> &str {
+                self.2
             }
+        }
+        let check = |engines: &[Bounded], bounded: usize, cursor: usize| {
+            let memory = EngineMemory::of(engines.iter().map(|engine| engine as &dyn Engine));
+            assert_eq!(memory, EngineMemory { bounded, cursor });
+        };
+        let one_pool = [
+            Bounded(Some(100), 7, "a"),
+            Bounded(None, 5, "a"),
+            Bounded(Some(200), 9, "a"),
+            Bounded(None, 3, "b"),
+        ];
+        check(&one_pool, 200, 5);
+        check(&[Bounded(Some(100), 7, "a"), Bounded(Some(200), 9, "b")], 300, 0);
+        check(
+            &[Bounded(Some(usize::MAX), 0, "a"), Bounded(Some(1), 0, "b")],
+            usize::MAX,
+            0,
+        );
+        check(&[], 0, 0);
+    }
+
+    #[test]
+    fn engines_share_by_their_type_unless_they_say_otherwise() {
+        let memory = crate::MemoryEngine::builder().build();
+        let engines: [&dyn Engine; 2] = [&memory, &memory.clone()];
+        let pools = engines.map(Engine::memory_pool);
+        assert!(
+            pools[0] == pools[1] && pools[0].ends_with("::MemoryEngine"),
+            "{pools:?}"
         );
     }
 }
