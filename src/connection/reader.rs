@@ -594,9 +594,10 @@ impl<'a> Messages<'a> {
             resume_token: token,
             state: stream_state(stream.state()),
         });
-        let flow = self.reply(&resumed);
-        if let Some(columns) = columns {
-            self.outbox.send_encoded(columns);
+        let mut flow = self.reply(&resumed);
+        if columns.is_some_and(|columns| !self.outbox.send_encoded(columns)) {
+            self.outbox.close_now(CloseCode::TooMany, "answers are not being read");
+            flow = ControlFlow::Break(());
         }
         // Only now: the answer stands before the rows.
         let generation = attached.generation;

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
-pub(crate) use budget::{Account, Held, Permit};
+pub(crate) use budget::{Account, Held, MESSAGE_BYTES_ALWAYS, Permit, message_bytes_max};
 pub(crate) use fair::{FairQueue, PRIORITY_MAX, Rank, Ticket, WEIGHT_MAX};
 pub(crate) use job::{Completion, EncodedBatch, StreamEnd, Timings};
 pub(crate) use live::Stream;

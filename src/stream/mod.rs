@@ -54,7 +54,8 @@ pub struct StreamingConfig {
     pub stream_buffer_bytes_max: usize,
     /// Bytes held in all: batches in channels, in windows and retained for resumption, and answers on their way. Streams stand
     /// still when it is reached, each with at most one batch beyond; above four fifths, streams that no connection has are given
-    /// up, of whoever has the most of them, the oldest first. Defaults to 256 MiB.
+    /// up, of whoever has the most of them, the oldest first. Messages may take an eighth of it more, and 16 KiB for each connection.
+    /// Defaults to 256 MiB.
     pub held_bytes_max: usize,
     /// Bytes held for one connection. Defaults to 64 MiB.
     pub connection_held_bytes_max: usize,
