@@ -60,10 +60,10 @@ pub(super) struct EngineMemory {
 
 impl EngineMemory {
     pub(super) fn of<'a>(engines: impl Iterator<Item = &'a dyn Engine> + Clone) -> Self {
-        let unbounded = engines.clone().filter(|engine| engine.memory_bytes_max().is_none());
+        let others = engines.clone().filter(|engine| engine.memory_bytes_max().is_none());
         Self {
             bounded: over_pools(engines, Engine::memory_bytes_max).unwrap_or(0),
-            cursor: unbounded.map(Engine::cursor_bytes).max().unwrap_or(0),
+            cursor: others.map(Engine::cursor_bytes).max().unwrap_or(0),
         }
     }
 }

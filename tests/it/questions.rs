@@ -228,32 +228,33 @@ fn a_server_that_goes_away_answers_its_questions() {
         asked.wait_begun();
         ask(&mut client, "slow", "waiting");
         client.assert_silence();
-        let ending = thread::spawn(move || {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                if drains {
+                    server.drain(DEADLINE);
+                }
+                server.shutdown();
+            });
             if drains {
-                server.drain(DEADLINE);
+                let goaway = client.recv();
+                assert!(matches!(goaway, Wire::Goaway { .. }), "{goaway:?}");
             }
-            server.shutdown();
+            let mut ids = Vec::new();
+            for _ in 0..2 {
+                let answer = client.recv();
+                let Wire::Error { code, request_id, .. } = answer else {
+                    panic!("{answer:?}")
+                };
+                assert_eq!(code, "SHUTTING_DOWN");
+                ids.push(request_id.unwrap());
+            }
+            assert!(
+                ids.contains(&"waiting".into()) && ids.contains(&"asked".into()),
+                "{ids:?}"
+            );
+            assert_eq!(client.recv_close(), if drains { 1012 } else { 1001 });
+            assert_eq!(asked.wait_stopped(), "shutdown");
+            drop(client);
         });
-        if drains {
-            let goaway = client.recv();
-            assert!(matches!(goaway, Wire::Goaway { .. }), "{goaway:?}");
-        }
-        let mut ids = Vec::new();
-        for _ in 0..2 {
-            let answer = client.recv();
-            let Wire::Error { code, request_id, .. } = answer else {
-                panic!("{answer:?}")
-            };
-            assert_eq!(code, "SHUTTING_DOWN");
-            ids.push(request_id.unwrap());
-        }
-        assert!(
-            ids.contains(&"waiting".into()) && ids.contains(&"asked".into()),
-            "{ids:?}"
-        );
-        assert_eq!(client.recv_close(), if drains { 1012 } else { 1001 });
-        assert_eq!(asked.wait_stopped(), "shutdown");
-        drop(client);
-        ending.join().unwrap();
     }
 }
