@@ -401,7 +401,9 @@ fn shuttle_what_crosses_a_stop_ends_once() {
         let n_answers = Arc::new(AtomicUsize::new(0));
         let answer = {
             let n_answers = Arc::clone(&n_answers);
-            move |_: &ServerMessage| drop(n_answers.fetch_add(1, Ordering::SeqCst))
+            move |_: &ServerMessage| {
+                n_answers.fetch_add(1, Ordering::SeqCst);
+            }
         };
         let query = DescribeQuery {
             query: "q".to_owned(),

@@ -77,7 +77,7 @@ fn check_turned_out(client: &mut Plain, expected: &str, streams: &[String], clos
     assert_eq!(client.recv_close(), close);
 }
 
-fn write_tokens(path: &Path, lines: &[&str]) {
+pub(crate) fn write_tokens(path: &Path, lines: &[&str]) {
     fs::write(path, lines.concat()).unwrap();
     #[cfg(unix)]
     {
