@@ -60,8 +60,8 @@
 //! can come to a stop. Above four fifths of it, streams that no connection has are given up, the oldest of whoever has the most of them first. Of streams without a
 //! window, batches wait in channels only up to [`StreamingConfig::buffer_bytes`] in all, in even shares.
 //!
-//! To that come, per connection, two threads and a read buffer of 4 KiB, and at most 256 KiB of unread answers and as much of an
-//! application's messages; per running SQLite query a connection with its page cache (64 KiB unless set otherwise).
+//! To that come an eighth of it for messages that are not read, answers and an application's, and per connection 16 KiB of them, two
+//! threads and a read buffer of 4 KiB; per running SQLite query a connection with its page cache (64 KiB unless set otherwise).
 //! [`server::MemoryBound`] is all of it in one formula, which `rowstream serve` tells at its start.
 //!
 //! # Peers

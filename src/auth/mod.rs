@@ -33,7 +33,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use identity::Identity;
-pub use secret::Secret;
+pub use secret::{Fingerprint, Secret};
 pub use tokens::{TokenFile, TokenFileError};
 
 pub(crate) use failures::{FAILURES_PER_MINUTE, FailureLimit};
@@ -57,6 +57,21 @@ pub trait Authenticator: Send + Sync + 'static {
     /// [`AuthError::Rejected`] where nobody has them, [`AuthError::Forbidden`] where somebody has who is not to come in,
     /// [`AuthError::Unavailable`] where that cannot be found out now.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, AuthError>;
+
+    /// Who a client is now that has come in before, as `identity`, by the token that has this fingerprint.
+    ///
+    /// Called for every client when the application says that something [may have changed](crate::server::ServerHandle::recheck_clients), on
+    /// its thread. Where the answer is an error, or has another name, the client's streams are cancelled and its connection is closed;
+    /// other rights hold from then on, and streams that they do not allow are cancelled. A panic counts as [`AuthError::Unavailable`].
+    /// Defaults to nothing having changed.
+    ///
+    /// # Errors
+    /// [`AuthError::Rejected`] where the token is good no more, [`AuthError::Forbidden`] where its client is to go,
+    /// [`AuthError::Unavailable`] where that cannot be found out now: the client stays who it was.
+    fn recheck(&self, token: &Fingerprint, identity: &Identity) -> Result<Identity, AuthError> {
+        let _ = token;
+        Ok(identity.clone())
+    }
 }
 
 /// One authenticator for several servers, or kept to be told things.
@@ -64,6 +79,17 @@ impl<T: Authenticator + ?Sized> Authenticator for Arc<T> {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, AuthError> {
         (**self).authenticate(credentials)
     }
+
+    fn recheck(&self, token: &Fingerprint, identity: &Identity) -> Result<Identity, AuthError> {
+        (**self).recheck(token, identity)
+    }
+}
+
+/// Who has come in, and by which token.
+#[derive(Debug, Clone)]
+pub(crate) struct Bearer {
+    pub(crate) identity: Identity,
+    pub(crate) token: Fingerprint,
 }
 
 /// What a client shows of itself. `Debug` does not show the token.
@@ -136,5 +162,6 @@ mod tests {
         let token = "canary-canary-canary-canary";
         let shown = format!("{:?} {:#?}", Credentials::new(token, None), Secret::from(token));
         assert!(!shown.contains("canary"), "{shown}");
+        assert_eq!(format!("{:?}", Fingerprint::of(token)), "Fingerprint(…)");
     }
 }

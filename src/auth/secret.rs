@@ -3,6 +3,8 @@
 use std::fmt;
 use std::hint::black_box;
 
+use sha2::{Digest, Sha256};
+
 /// A token, or another text that belongs into no log, no error and no dump. `Debug` does not show it, and nothing else does but
 /// [`expose`](Self::expose); when it is dropped, its memory is overwritten.
 #[derive(Clone)]
@@ -13,6 +15,31 @@ impl Secret {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+/// What is kept of a token by which somebody has come in: its SHA-256, which lets nobody in. `Debug` does not show it either: of a token
+/// that was not made at random it could be guessed.
+#[derive(Clone, Copy)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// That of a token.
+    #[must_use]
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    /// The SHA-256.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint(…)")
     }
 }
 

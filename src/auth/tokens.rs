@@ -10,10 +10,9 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
 
 use super::secret::are_equal;
-use super::{AuthError, Authenticator, Credentials, Identity, Secret};
+use super::{AuthError, Authenticator, Credentials, Fingerprint, Identity, Secret};
 use crate::sync::Mutex;
 
 /// Largest file.
@@ -131,8 +130,8 @@ impl TokenFile {
         })
     }
 
-    /// Reads the file again; returns how many tokens it has. Connections that are open go on as who they are; tokens that are gone
-    /// let nobody in from now on. Blocks on reading.
+    /// Reads the file again; returns how many tokens it has. Tokens that are gone let nobody in from now on; those who are in go on as who
+    /// they are until the server is told to [look again](crate::server::ServerHandle::recheck_clients). Blocks on reading.
     ///
     /// # Errors
     /// As [`open`](Self::open). All stays as it was, then.
@@ -176,6 +175,12 @@ impl Authenticator for TokenFile {
         let entries = Arc::clone(&self.entries.lock());
         find(entries.iter(), &hash_of(token)).ok_or(AuthError::Rejected)
     }
+
+    /// Who has the token in the file as it was read last.
+    fn recheck(&self, token: &Fingerprint, _identity: &Identity) -> Result<Identity, AuthError> {
+        let entries = Arc::clone(&self.entries.lock());
+        find(entries.iter(), token.as_bytes()).ok_or(AuthError::Rejected)
+    }
 }
 
 /// Looks at every byte of every entry, whichever it is: the time says nothing of what is in the file. It would say little anyway,
@@ -192,7 +197,7 @@ fn find<'a>(entries: impl Iterator<Item = &'a Entry>, hash: &Hash) -> Option<Ide
 }
 
 fn hash_of(token: &str) -> Hash {
-    Sha256::digest(token.as_bytes()).into()
+    *Fingerprint::of(token).as_bytes()
 }
 
 fn read(path: &Path) -> Result<Arc<[Entry]>, TokenFileError> {
@@ -495,8 +500,17 @@ mod tests {
         fs::write(&path, " ".repeat(1 + FILE_BYTES_MAX as usize)).unwrap();
         assert!(matches!(file.reload(), Err(TokenFileError::Read { .. })));
         assert_eq!(file.authenticate(&credentials), Ok(Identity::new("alice")), "as it was");
+        let (fingerprint, alice) = (Fingerprint::of(token.expose()), Identity::new("alice"));
+        fs::write(&path, format!("{line} engines=sales")).unwrap();
+        assert_eq!(file.recheck(&fingerprint, &alice), Ok(alice.clone()), "as it was");
+        assert_eq!(file.reload().unwrap(), 1);
+        assert_eq!(
+            file.recheck(&fingerprint, &alice),
+            Ok(alice.clone().with_engines(["sales"]))
+        );
         fs::write(&path, "").unwrap();
         assert_eq!(file.reload().unwrap(), 0);
         assert_eq!(file.authenticate(&credentials), Err(AuthError::Rejected));
+        assert_eq!(Arc::new(file).recheck(&fingerprint, &alice), Err(AuthError::Rejected));
     }
 }

@@ -31,7 +31,11 @@ impl Reloadable {
     /// Reads it again; what is wrong with it leaves the server as it was. Blocks on the file.
     pub(super) fn reload(&self, server: &ServerHandle) -> Result<(), String> {
         match self {
-            Self::Tokens(tokens) => tokens.reload().map(drop).map_err(|error| error.to_string()),
+            Self::Tokens(tokens) => {
+                tokens.reload().map_err(|error| error.to_string())?;
+                server.recheck_clients();
+                Ok(())
+            }
             Self::Certificate => server.reload_certificates().map_err(|error| error.to_string()),
         }
     }

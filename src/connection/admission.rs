@@ -11,9 +11,12 @@ use std::time::{Duration, Instant};
 use super::application::ConnectionSender;
 use super::http::Answer;
 use super::reader::{Messages, ShutDown};
+use super::recheck::Rounds;
 use super::report::welcome;
 use super::{ConnectionContext, ConnectionHandle};
-use crate::auth::{AuthError, Authenticator, Credentials, FailureLimit, Identity, Rights, Secret, Shown};
+use crate::auth::{
+    AuthError, Authenticator, Bearer, Credentials, FailureLimit, Fingerprint, Identity, Rights, Secret, Shown,
+};
 use crate::clock;
 use crate::error::ErrorCode;
 use crate::id::{Principal, RequestId};
@@ -32,6 +35,7 @@ pub(crate) struct Admission {
     /// For saying so, after the upgrade; and for the authenticator to find out.
     pub(crate) deadline: Duration,
     pub(crate) failures: FailureLimit,
+    pub(crate) rounds: Rounds,
 }
 
 /// Who comes.
@@ -39,9 +43,17 @@ pub(crate) struct Admission {
 pub(super) enum Visitor {
     /// Nobody is asked.
     Anybody,
-    Known(Identity, Seat),
+    Known(Shower, Seat),
     /// A `hello` has to follow.
     Stranger,
+}
+
+/// Who has shown a good token.
+#[derive(Debug)]
+pub(super) struct Shower {
+    bearer: Bearer,
+    /// The [round](Rounds) in which it was looked at.
+    round: u64,
 }
 
 /// Why somebody is not let in, or not let stay.
@@ -50,6 +62,8 @@ pub(super) enum Denial {
     /// They ask for something before they have said who they are.
     Stranger,
     Rejected,
+    /// Their token was somebody's when they came.
+    Revoked,
     Forbidden,
     /// They were somebody else before.
     SomebodyElse,
@@ -61,10 +75,11 @@ pub(super) enum Denial {
 }
 
 impl Denial {
-    fn text(self) -> &'static str {
+    pub(super) fn text(self) -> &'static str {
         match self {
             Self::Stranger => "this server wants to know who you are: say hello with a token first",
             Self::Rejected => "nobody has this token",
+            Self::Revoked => "the token is good no more",
             Self::Forbidden => "who has this token may not come in",
             Self::SomebodyElse => "this token is somebody else's than the one before on this connection",
             Self::Unavailable => "whose token this is cannot be found out now; try again soon",
@@ -75,7 +90,7 @@ impl Denial {
 
     fn response(self) -> Vec<u8> {
         let (status, headers) = match self {
-            Self::Stranger | Self::Rejected => (
+            Self::Stranger | Self::Rejected | Self::Revoked => (
                 "401 Unauthorized",
                 "WWW-Authenticate: Bearer realm=\"rowstream\", error=\"invalid_token\"\r\n".to_owned(),
             ),
@@ -90,9 +105,9 @@ impl Denial {
         refuse(status, &headers, self.text(), false)
     }
 
-    fn codes(self) -> (ErrorCode, CloseCode) {
+    pub(super) fn codes(self) -> (ErrorCode, CloseCode) {
         match self {
-            Self::Stranger | Self::Rejected => (ErrorCode::Unauthenticated, CloseCode::Unauthenticated),
+            Self::Stranger | Self::Rejected | Self::Revoked => (ErrorCode::Unauthenticated, CloseCode::Unauthenticated),
             Self::Forbidden | Self::SomebodyElse => (ErrorCode::PermissionDenied, CloseCode::Forbidden),
             Self::Unavailable => (ErrorCode::Internal, CloseCode::TryAgainLater),
             Self::Crowded => (ErrorCode::LimitExceeded, CloseCode::TooMany),
@@ -125,8 +140,9 @@ impl Admission {
                     Shown::Token(token) => Some(token),
                     Shown::Nothing | Shown::Unusable => None,
                 };
-                self.judge(authenticator.as_ref(), token, handle)
-                    .and_then(|identity| take_seat(context, &identity).map(|seat| Visitor::Known(identity, seat)))
+                self.judge(authenticator.as_ref(), token, handle).and_then(|shower| {
+                    take_seat(context, &shower.bearer.identity).map(|seat| Visitor::Known(shower, seat))
+                })
             }
         };
         match judged {
@@ -141,7 +157,8 @@ impl Admission {
         authenticator: &dyn Authenticator,
         token: Option<&Secret>,
         handle: &ConnectionHandle,
-    ) -> Result<Identity, Denial> {
+    ) -> Result<Shower, Denial> {
+        let round = self.rounds.current();
         let (id, peer) = (handle.id.number(), handle.peer_ip);
         if let Err(wait) = self.failures.check(peer, clock::now()) {
             log::debug!(connection = id; "a token is not looked at: too many of its address were nobody's");
@@ -151,13 +168,17 @@ impl Admission {
             None => Ok(Err(AuthError::Rejected)),
             Some(token) => {
                 let credentials = Credentials::new(token.expose(), peer);
-                catch_unwind(AssertUnwindSafe(|| authenticator.authenticate(&credentials)))
+                let identity = catch_unwind(AssertUnwindSafe(|| authenticator.authenticate(&credentials)));
+                identity.map(|identity| {
+                    let token = Fingerprint::of(token.expose());
+                    identity.map(|identity| Bearer { identity, token })
+                })
             }
         };
         match judged {
-            Ok(Ok(identity)) => {
-                log::debug!(connection = id, principal = identity.name(); "connection admitted");
-                Ok(identity)
+            Ok(Ok(bearer)) => {
+                log::debug!(connection = id, principal = bearer.identity.name(); "connection admitted");
+                Ok(Shower { bearer, round })
             }
             Ok(Err(AuthError::Rejected)) => {
                 self.failures.failed(peer, clock::now());
@@ -204,17 +225,25 @@ impl Messages<'_> {
     pub(super) fn receive(&self, visitor: Visitor) {
         match visitor {
             Visitor::Anybody => self.admit(Principal::anonymous(), Rights::everyones(), None),
-            Visitor::Known(identity, seat) => self.admit(identity.principal(), identity.rights().clone(), Some(seat)),
+            Visitor::Known(shower, seat) => self.admit_bearer(shower, Some(seat)),
             Visitor::Stranger => {
-                let timeout = Timeout {
-                    handle: Arc::downgrade(self.handle),
-                    is_told: AtomicBool::new(false),
-                };
+                let text = "the time for saying who you are is up";
+                let timeout = Timeout::new(self.handle, CloseCode::AuthTimeout, text);
                 let at = clock::after(clock::now(), self.context.admission.deadline);
                 let guard = self.context.scheduler.timekeeper().set(at, Arc::new(timeout));
                 self.session.lock().wait_for_hello();
                 self.timeout.replace(Some(guard));
             }
+        }
+    }
+
+    fn admit_bearer(&self, Shower { bearer, round }: Shower, seat: Option<Seat>) {
+        let (principal, rights) = (bearer.identity.principal(), bearer.identity.rights().clone());
+        self.handle.set_guest(bearer, &self.session);
+        self.admit(principal, rights, seat);
+        // All are looked at again meanwhile, and this one may not have been among them.
+        if self.context.admission.rounds.current() != round {
+            self.handle.recheck(self.context);
         }
     }
 
@@ -254,16 +283,16 @@ impl Messages<'_> {
         let Some(token) = token else {
             return admitted.map(|_| ()).ok_or(Denial::Stranger);
         };
-        let identity = self.context.admission.judge(authenticator, Some(&token), self.handle)?;
-        let principal = identity.principal();
+        let shower = self.context.admission.judge(authenticator, Some(&token), self.handle)?;
+        let principal = shower.bearer.identity.principal();
         if admitted.is_some_and(|admitted| *admitted.origin.principal() != principal) {
             return Err(Denial::SomebodyElse);
         }
         let seat = match admitted {
             Some(_) => None,
-            None => Some(take_seat(self.context, &identity)?),
+            None => Some(take_seat(self.context, &shower.bearer.identity)?),
         };
-        self.admit(principal, identity.rights().clone(), seat);
+        self.admit_bearer(shower, seat);
         Ok(())
     }
 
@@ -280,10 +309,23 @@ impl Messages<'_> {
     }
 }
 
-/// Ends a connection whose peer has not said who it is in time: first with a word, then without.
-struct Timeout {
+/// Ends a connection that is to be gone by now, be it that its peer has not said who it is: first with a word, then without.
+pub(super) struct Timeout {
     handle: Weak<ConnectionHandle>,
+    code: CloseCode,
+    text: &'static str,
     is_told: AtomicBool,
+}
+
+impl Timeout {
+    pub(super) fn new(handle: &Arc<ConnectionHandle>, code: CloseCode, text: &'static str) -> Self {
+        Self {
+            handle: Arc::downgrade(handle),
+            code,
+            text,
+            is_told: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Alarm for Timeout {
@@ -293,9 +335,8 @@ impl Alarm for Timeout {
             handle.control.shutdown(Shutdown::Both);
             return None;
         }
-        log::debug!(connection = handle.id.number(); "the peer has not said who it is in time");
-        let text = "the time for saying who you are is up";
-        handle.outbox.close_now(CloseCode::AuthTimeout, text);
+        log::debug!(connection = handle.id.number(), reason = self.text; "the peer is closed at its deadline");
+        handle.outbox.close_now(self.code, self.text);
         Some(now + LEAVE_GRACE)
     }
 }
@@ -322,6 +363,7 @@ mod tests {
         let rejected = check(Denial::Rejected, "401", ErrorCode::Unauthenticated, 4401);
         assert!(rejected.contains("\r\nWWW-Authenticate: Bearer realm="), "{rejected}");
         check(Denial::Stranger, "401", ErrorCode::Unauthenticated, 4401);
+        check(Denial::Revoked, "401", ErrorCode::Unauthenticated, 4401);
         check(Denial::Forbidden, "403", ErrorCode::PermissionDenied, 4403);
         check(Denial::SomebodyElse, "403", ErrorCode::PermissionDenied, 4403);
         check(Denial::Unavailable, "503", ErrorCode::Internal, 1013);

@@ -51,7 +51,8 @@ pub enum Handled {
 }
 
 /// What happens to a message where those before it have not been taken: an application's messages of one connection may wait up
-/// to 256 KiB and 1,024 messages. Streams of queries never notice.
+/// to 256 KiB and 1,024 messages, as long as those of all connections are no more than an eighth of
+/// [`held_bytes_max`](crate::StreamingConfig::held_bytes_max), 16 KiB of each not counted. Streams of queries never notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -71,7 +72,8 @@ pub enum Sent {
     Queued,
     /// It waits, and so many older ones were dropped for it.
     QueuedForOthers(u64),
-    /// It was dropped, by [`Overflow::DropNewest`] or because it alone is larger than all that may wait.
+    /// It was dropped, by [`Overflow::DropNewest`], because it alone is larger than all that may wait, or because all connections together
+    /// have as much waiting as they may.
     Dropped,
     /// The connection is closing or gone.
     Closed,

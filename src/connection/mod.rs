@@ -11,6 +11,7 @@ pub(crate) mod http;
 mod lane;
 mod outbox;
 mod reader;
+mod recheck;
 mod report;
 #[cfg(all(test, rowstream_shuttle))]
 mod scheduled_test;
@@ -34,6 +35,7 @@ pub(crate) use departure::Departure;
 pub(crate) use heartbeat::HeartbeatRules;
 pub(crate) use http::{Report, Reported, Reporter, Site};
 use outbox::Outbox;
+use recheck::Guest;
 pub(crate) use session::SessionLimits;
 pub(crate) use soon::SoonList;
 
@@ -125,6 +127,10 @@ pub(crate) struct ConnectionHandle {
     knows_departure: AtomicBool,
     /// Ends the connection if the peer does not, once our close frame is out.
     closing: Mutex<Option<AlarmGuard>>,
+    /// Who has come in, where that is asked.
+    guest: Mutex<Option<Guest>>,
+    /// Whether nothing counts any more of what the peer says.
+    is_turned_out: AtomicBool,
 }
 
 impl fmt::Debug for ConnectionHandle {
@@ -156,6 +162,8 @@ impl Connection {
             is_upgraded: AtomicBool::new(false),
             knows_departure: AtomicBool::new(context.purpose == Purpose::Echo),
             closing: Mutex::new(None),
+            guest: Mutex::new(None),
+            is_turned_out: AtomicBool::new(false),
         });
         Ok(Self { halves, handle })
     }

@@ -19,7 +19,8 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 use crate::transport::websocket::{ControlLane, MessageKind};
 
-/// Bytes of answers to requests that may wait. A client that asks on without reading is closed with 4429.
+/// Bytes of answers to requests that may wait, where there is [room](Account::hold_message) for them. A client that asks on without
+/// reading is closed with 4429.
 const CONTROL_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of an application's messages that may wait. Beyond that, its own [`Overflow`] decides.
@@ -48,6 +49,16 @@ pub(super) struct Message {
     pub(super) kind: MessageKind,
     pub(super) bytes: Vec<u8>,
     _held: Permit,
+}
+
+impl Message {
+    fn text(bytes: Vec<u8>, held: Permit) -> Self {
+        Self {
+            kind: MessageKind::Text,
+            bytes,
+            _held: held,
+        }
+    }
 }
 
 /// How the writer is to close the connection.
@@ -83,7 +94,7 @@ pub(super) struct Taken {
     pub(super) progress_due: Vec<u64>,
     pub(super) closing: Option<Closing>,
     pub(super) reader_gone: bool,
-    /// Lanes that the reader is about to open, or not to.
+    /// Lanes that the reader is about to open, or not to, and answers that a worker is to give.
     pub(super) lanes_coming: usize,
 }
 
@@ -169,12 +180,19 @@ impl Outbox {
         }
         if !state.writer_gone {
             state.message_bytes += payload.len();
-            state.waiting.messages.push_back(self.message(kind, payload.to_vec()));
+            let bytes = payload.to_vec();
+            // Counted and not refused: whoever sends it waits.
+            let held = self.account.hold(bytes.capacity(), Held::Messages);
+            state.waiting.messages.push_back(Message {
+                kind,
+                bytes,
+                _held: held,
+            });
             self.ring(&mut state);
         }
     }
 
-    /// Queues an answer. False where the client has left too many unread.
+    /// Queues an answer. False where the client has left too many unread, or all clients together.
     #[must_use]
     pub(super) fn send(&self, message: &ServerMessage) -> bool {
         let mut encoded = Vec::with_capacity(128);
@@ -189,11 +207,11 @@ impl Outbox {
             return false;
         }
         if !state.writer_gone {
+            let Some(held) = self.account.hold_message(encoded.capacity()) else {
+                return false;
+            };
             state.message_bytes += encoded.len();
-            state
-                .waiting
-                .messages
-                .push_back(self.message(MessageKind::Text, encoded));
+            state.waiting.messages.push_back(Message::text(encoded, held));
             self.ring(&mut state);
         }
         true
@@ -201,7 +219,7 @@ impl Outbox {
 
     /// Queues a message of the application's.
     pub(super) fn send_application(&self, bytes: Vec<u8>, overflow: Overflow) -> Sent {
-        let mut dropped = Vec::new();
+        let mut n_dropped = 0;
         let mut state = self.state.lock();
         if state.writer_gone || state.waiting.closing.is_some() {
             return Sent::Closed;
@@ -210,7 +228,8 @@ impl Outbox {
             state.application_bytes + bytes.len() <= APPLICATION_BYTES_MAX
                 && state.waiting.application.len() < APPLICATION_MESSAGES_MAX
         };
-        if !fits(&state) {
+        let mut held = self.account.hold_message(bytes.capacity());
+        if held.is_none() || !fits(&state) {
             match overflow {
                 Overflow::Disconnect => {
                     drop(state);
@@ -218,11 +237,14 @@ impl Outbox {
                     return Sent::Closed;
                 }
                 Overflow::DropOldest if bytes.len() <= APPLICATION_BYTES_MAX => {
-                    while !fits(&state)
+                    while (held.is_none() || !fits(&state))
                         && let Some(oldest) = state.waiting.application.pop_front()
                     {
                         state.application_bytes -= oldest.bytes.len();
-                        dropped.push(oldest);
+                        n_dropped += 1;
+                        // What it held may be what this one needs.
+                        drop(oldest);
+                        held = held.or_else(|| self.account.hold_message(bytes.capacity()));
                     }
                 }
                 Overflow::DropOldest | Overflow::DropNewest => {
@@ -231,14 +253,15 @@ impl Outbox {
                 }
             }
         }
-        let n_dropped = dropped.len() as u64;
         state.application_dropped += n_dropped;
+        let Some(held) = held else {
+            state.application_dropped += 1;
+            return Sent::Dropped;
+        };
         state.application_bytes += bytes.len();
-        let message = self.message(MessageKind::Text, bytes);
-        state.waiting.application.push_back(message);
+        state.waiting.application.push_back(Message::text(bytes, held));
         self.ring(&mut state);
         drop(state);
-        drop(dropped);
         match n_dropped {
             0 => Sent::Queued,
             n => Sent::QueuedForOthers(n),
@@ -261,15 +284,6 @@ impl Outbox {
         let mut state = self.state.lock();
         state.waiting.flush_due = true;
         self.ring(&mut state);
-    }
-
-    fn message(&self, kind: MessageKind, bytes: Vec<u8>) -> Message {
-        let held = self.account.hold(bytes.capacity(), Held::Messages);
-        Message {
-            kind,
-            bytes,
-            _held: held,
-        }
     }
 
     /// Makes a lane's doorbell; the lane itself follows with [`open_lane`](Self::open_lane), or [`no_lane`](Self::no_lane) says that it
@@ -297,6 +311,17 @@ impl Outbox {
             state.waiting.ready.push_back(bell.key);
             self.ring(&mut state);
         }
+    }
+
+    /// A worker is to give an answer, and says then that it [has](Self::answered). A connection that closes after its streams waits for
+    /// that, too.
+    pub(super) fn answer_coming(&self) {
+        self.state.lock().waiting.lanes_coming += 1;
+    }
+
+    /// The answer is among the messages.
+    pub(super) fn answered(&self) {
+        self.no_lane();
     }
 
     /// The stream that a doorbell was made for has been refused.
@@ -507,5 +532,42 @@ impl StreamSink for LaneBell {
             state.waiting.progress_due.push(self.key);
             self.outbox.ring(&mut state);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_leave_unread_is_bounded_and_what_one_has_to_be_told_is_not_in_its_way() {
+        let text = |kib: usize| {
+            let mut text = Vec::with_capacity(kib * 1024);
+            text.resize(kib * 1024, b' ');
+            text
+        };
+        let soon = Arc::new(SoonList::still());
+        let [greedy, modest, chatty] =
+            Account::sharing(8 * 128 * 1024).map(|account| Outbox::new(Arc::clone(&soon), account));
+        assert!(greedy.send_encoded(text(120)));
+        // Its writer is stuck with it: it is held all the same.
+        let mut taken = Taken::default();
+        greedy.take(&mut taken, Patience::None);
+        assert!(greedy.send_encoded(text(8)));
+        assert!(!greedy.send_encoded(text(1)), "an eighth is held");
+        assert!(modest.send_encoded(text(16)));
+        assert!(!modest.send_encoded(text(1)));
+        let send = |overflow| chatty.send_application(text(10), overflow);
+        assert_eq!(send(Overflow::DropNewest), Sent::Queued, "little enough");
+        assert_eq!(send(Overflow::DropNewest), Sent::Dropped);
+        assert_eq!(send(Overflow::DropOldest), Sent::QueuedForOthers(1));
+        assert_eq!(chatty.send_application(text(20), Overflow::DropOldest), Sent::Dropped);
+        assert_eq!(chatty.application_dropped(), 4);
+        drop(taken);
+        assert!(modest.send_encoded(text(64)), "there is room again");
+        assert_eq!(send(Overflow::DropNewest), Sent::Queued);
+        assert_eq!(send(Overflow::Disconnect), Sent::Queued);
+        assert!(greedy.send_encoded(text(15)));
+        assert_eq!(send(Overflow::Disconnect), Sent::Closed);
     }
 }

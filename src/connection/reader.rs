@@ -26,7 +26,9 @@ use crate::deflate::Deflate;
 use crate::error::{CancelReason, ErrorCode};
 use crate::id::RequestId;
 use crate::metrics::{ConnectionEnd, StatusClass};
-use crate::protocol::{CloseCode, ErrorMessage, ResumeQuery, ResumedMessage, ServerMessage, StreamQuery};
+use crate::protocol::{
+    CloseCode, DescribeQuery, ErrorMessage, ResumeQuery, ResumedMessage, ServerMessage, StreamQuery,
+};
 use crate::scheduler::{Acked, Alarm, AlarmGuard, Origin, Resumed, Stream, StreamSink};
 use crate::stream::{AckError, BeyondSent};
 use crate::sync::Mutex;
@@ -308,6 +310,9 @@ impl<'a> Messages<'a> {
             }
             return ControlFlow::Continue(());
         }
+        if self.handle.is_turned_out() {
+            return ControlFlow::Continue(());
+        }
         let action = match incoming {
             Incoming::Text(text) => self.session.lock().on_text(text, clock::now()),
             Incoming::Binary(_) => self.session.lock().on_binary(clock::now()),
@@ -389,18 +394,7 @@ impl<'a> Messages<'a> {
                 self.reply(&ServerMessage::QueryList(list(streams, true, request_id, clock::now())))
             }
             Action::Describe(query) => {
-                let outbox = Arc::clone(self.outbox);
-                let metrics = Arc::clone(self.context.scheduler.metrics());
-                let answer = move |message: &ServerMessage| {
-                    if let ServerMessage::Error(error) = message {
-                        metrics.refused.add(error.code, 1);
-                    }
-                    if !outbox.send(message) {
-                        outbox.close_now(CloseCode::TooMany, "answers are not being read");
-                    }
-                };
-                let rights = self.session.lock().rights().clone();
-                self.context.scheduler.describe(query, &rights, Box::new(answer));
+                self.describe(query);
                 ControlFlow::Continue(())
             }
             Action::Hello(hello) => self.hello(hello),
@@ -514,14 +508,16 @@ impl<'a> Messages<'a> {
         match self.context.scheduler.accept(query, self.origin(), &rights, sink) {
             Ok(accepted) => {
                 let stream = Arc::clone(&accepted.stream);
+                stream.set_bearer(self.handle.bearer());
                 self.session.lock().on_accepted(stream.id, request_id);
                 let generation = stream.generation();
                 self.outbox.open_lane(Lane {
-                    stream,
+                    stream: Arc::clone(&stream),
                     generation,
                     bell,
                 });
                 self.context.scheduler.launch(accepted);
+                self.handle.recheck_stream(&self.session, &stream);
                 ControlFlow::Continue(())
             }
             Err(error) => {
@@ -531,6 +527,25 @@ impl<'a> Messages<'a> {
                 flow
             }
         }
+    }
+
+    fn describe(&self, query: DescribeQuery) {
+        let (outbox, session) = (Arc::clone(self.outbox), Arc::clone(&self.session));
+        let metrics = Arc::clone(self.context.scheduler.metrics());
+        outbox.answer_coming();
+        let answer = move |message: &ServerMessage| {
+            if let ServerMessage::Error(error) = message {
+                metrics.refused.add(error.code, 1);
+            }
+            session.lock().on_answered(clock::now());
+            if !outbox.send(message) {
+                outbox.close_now(CloseCode::TooMany, "answers are not being read");
+            }
+            outbox.answered();
+        };
+        let rights = self.session.lock().rights().clone();
+        let scheduler = &self.context.scheduler;
+        scheduler.describe(query, self.origin(), &rights, Box::new(answer));
     }
 
     fn resume(&self, query: &ResumeQuery) -> ControlFlow<()> {
@@ -569,6 +584,7 @@ impl<'a> Messages<'a> {
             token,
             columns,
         } = scheduler.resume(stream, query, origin, sink)?;
+        stream.set_bearer(self.handle.bearer());
         self.session.lock().on_accepted(stream.id, stream.request_id.clone());
         let resumed = ServerMessage::QueryResumed(ResumedMessage {
             stream_id: stream.id,
@@ -578,25 +594,29 @@ impl<'a> Messages<'a> {
             resume_token: token,
             state: stream_state(stream.state()),
         });
-        let flow = self.reply(&resumed);
-        if let Some(columns) = columns {
-            self.outbox.send_encoded(columns);
+        let mut flow = self.reply(&resumed);
+        if columns.is_some_and(|columns| !self.outbox.send_encoded(columns)) {
+            self.outbox.close_now(CloseCode::TooMany, "answers are not being read");
+            flow = ControlFlow::Break(());
         }
         // Only now: the answer stands before the rows.
         let generation = attached.generation;
         self.outbox.open_lane(Lane {
-            stream,
+            stream: Arc::clone(&stream),
             generation,
             bell,
         });
+        self.handle.recheck_stream(&self.session, &stream);
         if self.context.departure.until().is_some() {
             self.handle.close_after_streams(CloseCode::ServiceRestart);
         }
         Ok(flow)
     }
 
-    /// The connection is over: streams that can be resumed wait for another, the others are cancelled.
+    /// The connection is over: streams that can be resumed wait for another, the others are cancelled, and so are questions.
     fn detach_streams(&self) {
+        let reason = CancelReason::Disconnect;
+        self.context.scheduler.cancel_questions(self.handle.id, reason);
         let known = self.session.lock().known();
         for stream in known.into_iter().filter_map(|id| self.context.scheduler.find(id)) {
             stream.detach(self.handle.id);

@@ -115,6 +115,8 @@ pub(crate) struct Session {
     /// Streams whose terminator has not been written yet.
     live: HashMap<StreamId, Option<RequestId>>,
     by_request: HashMap<RequestId, StreamId>,
+    /// Questions that have no answer yet: each counts as a live stream.
+    n_questions: usize,
     /// The last ones to end.
     ended: VecDeque<(StreamId, Option<RequestId>)>,
     n_bad_in_a_row: u32,
@@ -136,6 +138,7 @@ impl Session {
             is_stranger: false,
             live: HashMap::new(),
             by_request: HashMap::new(),
+            n_questions: 0,
             ended: VecDeque::new(),
             n_bad_in_a_row: 0,
         }
@@ -227,11 +230,9 @@ impl Session {
         self.live.insert(stream_id, request_id);
     }
 
-    /// How long the connection has had no stream and no message; `None` while it has a stream.
+    /// How long the connection has had no stream and no message; `None` while it has a stream or a question.
     pub(crate) fn idle(&self, now: Instant) -> Option<Duration> {
-        self.live
-            .is_empty()
-            .then(|| now.saturating_duration_since(self.used_at))
+        (self.live.is_empty() && self.n_questions == 0).then(|| now.saturating_duration_since(self.used_at))
     }
 
     /// The message that came last has acknowledged something: it is not counted, because there are no more of them than batches.
@@ -261,6 +262,12 @@ impl Session {
             self.ended.pop_front();
         }
         self.ended.push_back((stream_id, request_id));
+    }
+
+    /// A question that was to be [asked](Action::Describe) is about to be answered.
+    pub(crate) fn on_answered(&mut self, now: Instant) {
+        self.used_at = self.used_at.max(now);
+        self.n_questions = self.n_questions.saturating_sub(1);
     }
 
     /// The streams that this connection has, and those that it had last.
@@ -341,10 +348,15 @@ impl Session {
                 let text = "scope all needs the admin right".to_owned();
                 refused((ErrorCode::PermissionDenied, text), request_id)
             }
-            ClientMessage::DescribeQuery(query) => match self.length_refusal(&query.query) {
-                Some(refusal) => refused(refusal, query.request_id),
-                None => Action::Describe(query),
-            },
+            ClientMessage::DescribeQuery(query) => {
+                match self.crowding(None).or_else(|| self.length_refusal(&query.query)) {
+                    Some(refusal) => refused(refusal, query.request_id),
+                    None => {
+                        self.n_questions += 1;
+                        Action::Describe(query)
+                    }
+                }
+            }
             ClientMessage::Hello(hello) => Action::Hello(hello),
             ClientMessage::Ping { timestamp } => Action::Reply(ServerMessage::Pong(PongMessage { timestamp })),
             ClientMessage::Other { name, request_id } => Action::Application { name, request_id },
@@ -396,7 +408,7 @@ impl Session {
             return Some((ErrorCode::DuplicateRequestId, text));
         }
         let streams_max = self.limits.streams_max;
-        let n_live = self.live.len();
+        let n_live = self.live.len() + self.n_questions;
         (n_live >= streams_max).then(|| {
             let text = format!("this connection has {n_live} live streams, the most is {streams_max}");
             (ErrorCode::TooManyStreams, text)

@@ -44,7 +44,7 @@ impl SoonList {
     }
 
     /// One that wakes nobody: for tests in which time does not pass.
-    #[cfg(all(test, rowstream_shuttle))]
+    #[cfg(test)]
     pub(super) fn still() -> Self {
         Self {
             scheduler: Weak::new(),

@@ -17,6 +17,7 @@ mod cancel;
 pub mod memory;
 pub mod sqlite;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -46,8 +47,8 @@ pub trait Engine: Send + Sync + 'static {
         Estimate::default()
     }
 
-    /// What `sql` would give, without executing it. May block as [`open`](Self::open) does. Defaults to what `open` tells, which knows
-    /// no parameters.
+    /// What `sql` would give, without executing it. May block as [`open`](Self::open) does; `cancel` is set after 30 seconds at the most,
+    /// or when nobody wants the answer any more. Defaults to what `open` tells, which knows no parameters.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -65,8 +66,8 @@ pub trait Engine: Send + Sync + 'static {
         0
     }
 
-    /// What this engine and all others of its kind in the process may take of memory together, cursors and all, in bytes, for the server's
-    /// [bound](crate::server::MemoryBound); `None` where nothing bounds it. Must not block. Defaults to `None`.
+    /// What this engine and all others of its [pool](Self::memory_pool) may take of memory together, cursors and all, in bytes, for the
+    /// server's [bound](crate::server::MemoryBound); `None` where nothing bounds it. Must not block. Defaults to `None`.
     fn memory_bytes_max(&self) -> Option<usize> {
         None
     }
@@ -75,6 +76,30 @@ pub trait Engine: Send + Sync + 'static {
     fn memory_bytes(&self) -> Option<usize> {
         None
     }
+
+    /// The name of what the engine takes its memory from. Engines that say the same share one bound, as all of SQLite in a process does; a
+    /// server's engines take the largest of each pool, and the pools together.
+    ///
+    /// Defaults to the name of the type: engines of one type share. One whose instances have memory of their own has a name for each; one
+    /// that is made of another says what that says.
+    fn memory_pool(&self) -> &str {
+        std::any::type_name::<Self>()
+    }
+}
+
+/// What engines come to together of what those of one [pool](Engine::memory_pool) share; `None` where none says anything.
+pub(crate) fn over_pools<'a>(
+    engines: impl Iterator<Item = &'a dyn Engine>,
+    bytes_of: impl Fn(&dyn Engine) -> Option<usize>,
+) -> Option<usize> {
+    let mut pools: BTreeMap<&str, usize> = BTreeMap::new();
+    for engine in engines {
+        if let Some(bytes) = bytes_of(engine) {
+            let pool = pools.entry(engine.memory_pool()).or_default();
+            *pool = bytes.max(*pool);
+        }
+    }
+    pools.into_values().reduce(usize::saturating_add)
 }
 
 /// One running query on the engine's side. One owner at a time; may move between threads between two calls.

@@ -1,13 +1,21 @@
 //! What may be held in memory: one limit for the server, one for each connection, and permits that give back what they took
 //! when they are dropped.
 //!
-//! Nothing waits here. A stream that finds no room is parked with at least one batch of its own still held; when that is let go,
+//! Nothing waits here. Messages have an eighth of the server's limit beside it and a little for each connection, and are refused beyond. A stream that finds no room is parked with at least one batch of its own still held; when that is let go,
 //! it looks again. A stream that holds nothing may always make one batch, so that the limits cannot bring everything to a stop:
 //! what is held stays below the limit plus one batch for each stream. Must not know streams.
 
 use std::sync::Arc;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
+
+/// What messages of one connection may take whatever others hold: a few answers, so that nobody is refused for what others leave unread.
+pub(crate) const MESSAGE_BYTES_ALWAYS: usize = 16 * 1024;
+
+/// What all messages may take beyond that, of a server that may hold so much, and beside it: batches that wait leave room for answers.
+pub(crate) const fn message_bytes_max(held_bytes_max: usize) -> usize {
+    held_bytes_max / 8
+}
 
 /// What is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +72,8 @@ pub(crate) struct Account {
     budget: Arc<Budget>,
     bytes_max: usize,
     held: AtomicUsize,
+    /// Of it, in messages.
+    messages: AtomicUsize,
 }
 
 impl Account {
@@ -72,7 +82,15 @@ impl Account {
             budget: Arc::clone(budget),
             bytes_max,
             held: AtomicUsize::new(0),
+            messages: AtomicUsize::new(0),
         })
+    }
+
+    /// Accounts of one budget, each without a limit of its own.
+    #[cfg(test)]
+    pub(crate) fn sharing<const N: usize>(bytes_max: usize) -> [Arc<Self>; N] {
+        let budget = Budget::new(bytes_max);
+        [(); N].map(|()| Self::new(&budget, usize::MAX))
     }
 
     /// An account of a budget that nobody else has.
@@ -90,12 +108,24 @@ impl Account {
     /// all the same.
     pub(crate) fn hold(self: &Arc<Self>, bytes: usize, kind: Held) -> Permit {
         self.held.fetch_add(bytes, Ordering::Relaxed);
+        if kind == Held::Messages {
+            self.messages.fetch_add(bytes, Ordering::Relaxed);
+        }
         self.budget.of(kind).fetch_add(bytes, Ordering::Relaxed);
         Permit {
             account: Arc::clone(self),
             bytes,
             kind,
         }
+    }
+
+    /// As [`hold`](Self::hold), of a message; `None` where the connection has [what it may always have](MESSAGE_BYTES_ALWAYS), and all messages
+    /// [what they may](message_bytes_max).
+    pub(crate) fn hold_message(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
+        let permit = self.hold(bytes, Held::Messages);
+        let is_little = self.messages.load(Ordering::Relaxed) <= MESSAGE_BYTES_ALWAYS;
+        let fits = || self.budget.held_as(Held::Messages) <= message_bytes_max(self.budget.bytes_max);
+        (is_little || fits()).then_some(permit)
     }
 }
 
@@ -116,6 +146,9 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.account.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        if self.kind == Held::Messages {
+            self.account.messages.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
         self.account
             .budget
             .of(self.kind)
@@ -146,5 +179,26 @@ mod tests {
         assert_eq!(second.bytes(), 40);
         drop(second);
         assert_eq!((budget.held(), one.held.load(Ordering::Relaxed)), (0, 0));
+    }
+    #[test]
+    fn messages_have_an_eighth_and_each_connection_a_little() {
+        const ALWAYS: usize = MESSAGE_BYTES_ALWAYS;
+        let [one, other] = Account::sharing(8 * 4 * ALWAYS);
+        let batches = one.hold(8 * 4 * ALWAYS, Held::Batches);
+        assert!(!one.has_room());
+        let first = one.hold_message(4 * ALWAYS).expect("batches take nothing of it");
+        assert!(one.hold_message(1).is_none());
+        let second = other.hold_message(ALWAYS).expect("always");
+        assert!(other.hold_message(1).is_none());
+        assert_eq!(
+            one.budget.held_as(Held::Messages),
+            5 * ALWAYS,
+            "what is refused is not held"
+        );
+        drop(first);
+        let third = other.hold_message(3 * ALWAYS).expect("there is room again");
+        assert!(one.hold_message(ALWAYS).is_some());
+        drop((batches, second, third));
+        assert_eq!((one.budget.held(), other.messages.load(Ordering::Relaxed)), (0, 0));
     }
 }

@@ -14,6 +14,7 @@ use super::outlet::{Outlet, Urgency};
 use super::queue::{GroupKey, Place};
 use super::timekeeper::{Alarm, AlarmGuard};
 use super::{Core, Origin};
+use crate::auth::Bearer;
 use crate::clock;
 use crate::engine::{CancelReason, CancelToken, Engine, Estimate, QuerySpec, Total};
 use crate::id::{ConnectionId, Principal, RequestId, StreamId};
@@ -91,6 +92,8 @@ pub(crate) struct Stream {
     /// What its batches are counted for: the connection that asked for it.
     pub(super) account: Arc<Account>,
     pub(super) outlet: Mutex<Outlet>,
+    /// Who has it, or had it last, and by which token; `None` where nobody is asked.
+    bearer: Mutex<Option<Arc<Bearer>>>,
     group: GroupKey,
     priority: AtomicU8,
     weight: AtomicU16,
@@ -140,6 +143,7 @@ impl Stream {
             core,
             account,
             outlet: Mutex::new(outlet),
+            bearer: Mutex::new(None),
             group: connection.number(),
             priority: AtomicU8::new(rank.priority),
             weight: AtomicU16::new(rank.weight),
@@ -159,6 +163,16 @@ impl Stream {
     /// At whose cost it is held while it waits for somebody to come back.
     pub(super) fn owner(&self) -> Owner {
         Owner::new(&self.principal, ConnectionId::new(self.group))
+    }
+
+    /// Who has it from now on.
+    pub(crate) fn set_bearer(&self, bearer: Option<Arc<Bearer>>) {
+        *self.bearer.lock() = bearer;
+    }
+
+    /// Who has it or, where no connection has, had it last.
+    pub(crate) fn bearer(&self) -> Option<Arc<Bearer>> {
+        self.bearer.lock().clone()
     }
 
     /// Gives the stream its job. Before anybody else can find it: a cancel that found no job would end nothing.

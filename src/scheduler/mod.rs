@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
-pub(crate) use budget::{Account, Held, Permit};
+pub(crate) use budget::{Account, Held, MESSAGE_BYTES_ALWAYS, Permit, message_bytes_max};
 pub(crate) use fair::{FairQueue, PRIORITY_MAX, Rank, Ticket, WEIGHT_MAX};
 pub(crate) use job::{Completion, EncodedBatch, StreamEnd, Timings};
 pub(crate) use live::Stream;
@@ -45,12 +45,12 @@ use fair::{PRIORITY_DEFAULT, WEIGHT_DEFAULT};
 use job::{BatchRules, Job};
 use live::{Asked, StreamPlan};
 use outlet::{NoteKind, Outlet};
-use question::Question;
+use question::{QUESTION_DURATION_MAX, Question, Questions};
 use queue::RunQueue;
 
 use crate::auth::Rights;
 use crate::clock;
-use crate::engine::{CancelReason, Engine, QuerySpec};
+use crate::engine::{CancelReason, Engine, QuerySpec, over_pools};
 use crate::error::ErrorCode;
 use crate::id::{ConnectionId, Epoch, Principal, ResumeToken, StreamId, TokenHash};
 use crate::metrics::Metrics;
@@ -75,7 +75,8 @@ type Resting = (Arc<Stream>, Box<Job>);
 #[derive(Debug)]
 struct Core {
     config: StreamingConfig,
-    queue: RunQueue<Arc<Stream>, Weak<Stream>, Question>,
+    queue: RunQueue<Arc<Stream>, Weak<Stream>, Arc<Question>>,
+    questions: Arc<Questions>,
     registry: Registry<Stream>,
     buffers: Buffers,
     compressors: Compressors,
@@ -150,8 +151,6 @@ pub(crate) struct Scheduler {
     engines: Vec<NamedEngine>,
     /// Of the streams whose engine side is alive.
     seats: Arc<Seats>,
-    /// Whether queries are taken.
-    accepting: AtomicBool,
     /// Whether what runs is not to run on.
     stopping: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -176,6 +175,35 @@ pub(crate) struct Accepted {
     pub(crate) stream: Arc<Stream>,
     job: Box<Job>,
     token: Option<TokenHash>,
+    expected: Expected,
+}
+
+/// A stream that the registry counts on until it [is there](Self::arrived), or this is dropped.
+struct Expected(Option<Arc<Core>>);
+
+impl Expected {
+    /// `None` once the server takes no more.
+    fn new(core: &Arc<Core>) -> Option<Self> {
+        core.registry.expect().then(|| Self(Some(Arc::clone(core))))
+    }
+
+    fn arrived(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        if let Some(core) = &self.0 {
+            core.registry.not_coming();
+        }
+    }
+}
+
+impl fmt::Debug for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Expected")
+    }
 }
 
 impl Scheduler {
@@ -196,6 +224,7 @@ impl Scheduler {
             core: Arc::new(Core {
                 config,
                 queue: RunQueue::new(n_workers, ASIDES_MAX),
+                questions: Arc::default(),
                 registry: Registry::new(),
                 buffers: Buffers::default(),
                 compressors,
@@ -207,7 +236,6 @@ impl Scheduler {
             }),
             engines,
             seats,
-            accepting: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             threads: Mutex::new(Vec::with_capacity(n_workers + 1)),
         };
@@ -241,12 +269,12 @@ impl Scheduler {
         }
     }
 
-    /// What engines that count their memory take, and may take; those of one kind count the same.
+    /// What engines that count their memory take, and may take.
     pub(crate) fn engine_memory(&self) -> (Option<usize>, Option<usize>) {
-        let engines = || self.engines.iter().map(|named| &named.engine);
+        let engines = || self.engines.iter().map(|named| &*named.engine);
         (
-            engines().filter_map(|engine| engine.memory_bytes()).max(),
-            engines().filter_map(|engine| engine.memory_bytes_max()).max(),
+            over_pools(engines(), Engine::memory_bytes),
+            over_pools(engines(), Engine::memory_bytes_max),
         )
     }
 
@@ -302,13 +330,9 @@ impl Scheduler {
             return Err(Box::new(ErrorMessage::new(ErrorCode::QueueFull, message)));
         }
         let NamedEngine { name, engine } = self.engine(engine.as_deref(), rights)?.clone();
-        let seat = self.seats.take(&origin.principal).map_err(|full| {
-            let message = match full {
-                Full::All(max) => format!("the server has {max} running streams, which is the most"),
-                Full::Principal(max) => format!("this client has {max} running streams, which is the most"),
-            };
-            Box::new(ErrorMessage::new(ErrorCode::TooManyStreams, message))
-        })?;
+        let seat = self.take_seat(origin)?;
+        // From here on a drain waits for it.
+        let expected = Expected::new(&self.core).ok_or_else(going_away)?;
         let timeout = timeout_ms.map_or(config.max_query_duration, |ms| {
             Duration::from_millis(ms).min(config.max_query_duration)
         });
@@ -362,36 +386,60 @@ impl Scheduler {
             stream,
             job,
             token: hash,
+            expected,
         })
     }
 
-    /// Has a query described: `answer` is given what there is to say, on a worker or, where that is a refusal, at once. Never blocks.
-    pub(crate) fn describe(&self, query: DescribeQuery, rights: &Rights, answer: Answer) {
+    /// Has a query described: `answer` is given what there is to say, on a worker or, where that is a refusal, at once or at its
+    /// deadline. A question has a seat like a stream. Never blocks.
+    pub(crate) fn describe(&self, query: DescribeQuery, origin: &Origin, rights: &Rights, answer: Answer) {
         let DescribeQuery {
             query: sql,
             engine,
             request_id,
         } = query;
-        let refuse = |error: ErrorMessage, answer: Answer, request_id| {
-            answer(&ServerMessage::Error(ErrorMessage { request_id, ..error }));
-        };
-        let engine = match self
+        let asked = self
             .check_accepting()
             .and_then(|()| self.engine(engine.as_deref(), rights))
-        {
-            Ok(named) => Arc::clone(&named.engine),
-            Err(error) => return refuse(*error, answer, request_id),
+            .and_then(|named| Ok((Arc::clone(&named.engine), self.take_seat(origin)?)));
+        let (engine, seat) = match asked {
+            Ok(asked) => asked,
+            Err(error) => return answer(&ServerMessage::Error(ErrorMessage { request_id, ..*error })),
         };
-        let question = Question {
+        let core = &self.core;
+        let asked = question::Asked {
             engine,
             sql,
             request_id,
             answer,
+            seat,
         };
-        if let Err(question) = self.core.queue.push_question(question) {
-            let error = ErrorMessage::new(ErrorCode::QueueFull, "too many questions wait for a worker");
-            refuse(error, question.answer, question.request_id);
+        let question = core.questions.open(origin.connection, asked);
+        let timeout = core.config.max_query_duration.min(QUESTION_DURATION_MAX);
+        question.arm(&core.timekeeper, clock::after(clock::now(), timeout));
+        if let Err(question) = core.queue.push_question(Arc::clone(&question)) {
+            let text = "too many questions wait for a worker";
+            question.refuse(ErrorMessage::new(ErrorCode::QueueFull, text));
         }
+        // A stop that came since `check_accepting` may not have seen this question.
+        if self.stopping.load(Ordering::Acquire) {
+            question.cancel(CancelReason::Shutdown);
+        }
+    }
+
+    /// Cancels the questions of a connection.
+    pub(crate) fn cancel_questions(&self, connection: ConnectionId, reason: CancelReason) {
+        self.core.questions.cancel_of(connection, reason);
+    }
+
+    fn take_seat(&self, origin: &Origin) -> Result<Seat, Box<ErrorMessage>> {
+        self.seats.take(&origin.principal).map_err(|full| {
+            let message = match full {
+                Full::All(max) => format!("the server has {max} running streams, which is the most"),
+                Full::Principal(max) => format!("this client has {max} running streams, which is the most"),
+            };
+            Box::new(ErrorMessage::new(ErrorCode::TooManyStreams, message))
+        })
     }
 
     /// The engines that may be asked with these rights; the first answers queries that name none.
@@ -411,7 +459,12 @@ impl Scheduler {
 
     /// Lets an accepted stream run. Tells it to wait, with its position, where no worker is free.
     pub(crate) fn launch(&self, accepted: Accepted) {
-        let Accepted { stream, mut job, token } = accepted;
+        let Accepted {
+            stream,
+            mut job,
+            token,
+            expected,
+        } = accepted;
         if let Some(n_ahead) = self.core.queue.wait_ahead() {
             let message = ServerMessage::QueryQueued(QueuedMessage {
                 stream_id: stream.id,
@@ -423,6 +476,7 @@ impl Scheduler {
         stream.log_accepted();
         stream.give_job(job);
         self.core.registry.insert(stream.id, Arc::clone(&stream), token);
+        expected.arrived();
         stream.launch();
         // A stop that came between `accept` and `launch` has not seen this stream.
         if self.stopping.load(Ordering::Acquire) {
@@ -492,10 +546,7 @@ impl Scheduler {
     }
 
     fn check_accepting(&self) -> Result<(), Box<ErrorMessage>> {
-        if self.accepting.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        Err(going_away())
+        if self.is_accepting() { Ok(()) } else { Err(going_away()) }
     }
 
     fn window_limits(&self, request: WindowRequest) -> WindowLimits {
@@ -555,17 +606,18 @@ impl Scheduler {
         self.core.registry.statistics()
     }
 
-    /// Refuses queries from now on with `SHUTTING_DOWN`; those that run go on, and may be resumed.
+    /// Refuses queries from now on with `SHUTTING_DOWN`; those that run go on, and may be resumed. When this returns, all that have
+    /// been accepted count as [undelivered](Self::n_undelivered), launched or not.
     pub(crate) fn refuse_queries(&self) {
-        self.accepting.store(false, Ordering::Release);
+        self.core.registry.close();
     }
 
     /// Whether queries are taken.
     pub(crate) fn is_accepting(&self) -> bool {
-        self.accepting.load(Ordering::Acquire)
+        self.core.registry.is_open()
     }
 
-    /// How many streams have a terminator that no connection has been given yet.
+    /// How many streams have been accepted whose terminator no connection has been given yet.
     pub(crate) fn n_undelivered(&self) -> usize {
         self.core.registry.n_undelivered()
     }
@@ -582,11 +634,12 @@ impl Scheduler {
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// Cancels every live stream.
+    /// Cancels every live stream, and every question.
     pub(crate) fn cancel_all(&self, reason: CancelReason) {
         for stream in self.streams() {
             stream.cancel(reason);
         }
+        self.core.questions.cancel_all(reason);
     }
 
     /// Forgets the streams that are held only in case somebody comes back: nobody can any more.

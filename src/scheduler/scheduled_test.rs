@@ -15,6 +15,7 @@ use super::shuttle_test::Bell;
 use super::*;
 use crate::engine::memory::{MemoryEngine, Script};
 use crate::stream::{QueryStreamStatus, Taken};
+use crate::sync::atomic::AtomicUsize;
 
 const ORDERS: usize = 2_000;
 
@@ -54,7 +55,6 @@ impl Scheduler {
                 engine: Arc::new(engine),
             }],
             seats: Seats::new(usize::MAX, usize::MAX),
-            accepting: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             threads: Mutex::new(Vec::new()),
         });
@@ -345,4 +345,86 @@ fn shuttle_whoever_resumes_gets_the_rest_wherever_the_connection_was_cut() {
         cut_after.lock().unwrap().len() > 2,
         "not cut at enough places: {cut_after:?}"
     );
+}
+
+#[test]
+fn shuttle_nothing_starts_once_a_drain_is_over() {
+    let run = || {
+        let (scheduler, threads) = Scheduler::scheduled(1, 1);
+        let drain = {
+            let scheduler = Arc::clone(&scheduler);
+            shuttle::thread::spawn(move || {
+                scheduler.refuse_queries();
+                let n_before = scheduler.n_undelivered();
+                let n_left = scheduler.wait_until_delivered(clock::now());
+                (n_before, n_left, scheduler.statistics().started)
+            })
+        };
+        let bell = Arc::new(Bell::default());
+        let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
+        let everyones = Rights::everyones();
+        let accepted = scheduler.accept(StreamQuery::new("q"), &origin(&scheduler, 1), &everyones, sink);
+        let n_accepted = match accepted {
+            Ok(accepted) => {
+                let stream = Arc::clone(&accepted.stream);
+                scheduler.launch(accepted);
+                assert_eq!(take_all(&stream, &bell), (1, QueryStreamStatus::Completed));
+                1
+            }
+            Err(error) => {
+                assert_eq!(error.code, ErrorCode::ShuttingDown);
+                0
+            }
+        };
+        let (n_before, n_left, n_started) = drain.join().unwrap();
+        assert_eq!((n_left, n_started), (0, n_accepted));
+        assert!(n_before <= n_accepted as usize);
+        scheduler.stop();
+        threads.join();
+        scheduler.check_nothing_is_left();
+    };
+    shuttle::check_random(run, ORDERS);
+    shuttle::check_pct(run, ORDERS, 3);
+}
+
+#[test]
+fn shuttle_what_crosses_a_stop_ends_once() {
+    let run = || {
+        let (scheduler, threads) = Scheduler::scheduled(1, 1);
+        let stop = {
+            let scheduler = Arc::clone(&scheduler);
+            shuttle::thread::spawn(move || {
+                scheduler.refuse_all();
+                scheduler.cancel_all(CancelReason::Shutdown);
+            })
+        };
+        let n_answers = Arc::new(AtomicUsize::new(0));
+        let answer = {
+            let n_answers = Arc::clone(&n_answers);
+            move |_: &ServerMessage| {
+                n_answers.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        let query = DescribeQuery {
+            query: "q".to_owned(),
+            engine: None,
+            request_id: None,
+        };
+        let (origin, everyones) = (origin(&scheduler, 1), Rights::everyones());
+        scheduler.describe(query, &origin, &everyones, Box::new(answer));
+        let bell = Arc::new(Bell::default());
+        let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
+        if let Ok(accepted) = scheduler.accept(StreamQuery::new("q"), &origin, &everyones, sink) {
+            let stream = Arc::clone(&accepted.stream);
+            scheduler.launch(accepted);
+            take_all(&stream, &bell);
+        }
+        stop.join().unwrap();
+        scheduler.stop();
+        threads.join();
+        assert_eq!(n_answers.load(Ordering::SeqCst), 1);
+        scheduler.check_nothing_is_left();
+    };
+    shuttle::check_random(run, ORDERS);
+    shuttle::check_pct(run, ORDERS, 3);
 }

@@ -30,6 +30,7 @@ pub(super) fn core(config: StreamingConfig, n_workers: usize) -> Arc<Core> {
     Arc::new(Core {
         config,
         queue: RunQueue::new(n_workers, 1),
+        questions: Arc::default(),
         registry: Registry::new(),
         buffers: Buffers::default(),
         compressors,
@@ -118,6 +119,7 @@ fn launch(core: &Arc<Core>, n_rows: u64, window: Option<u32>, is_resumable: bool
     let seat = Seats::new(1, 1).take(&Principal::anonymous()).unwrap();
     let job = Box::new(Job::new(&stream, rules, channel, None, seat));
     stream.give_job(job);
+    assert!(core.registry.expect());
     core.registry.insert(stream.id, Arc::clone(&stream), None);
     stream.launch();
     stream
@@ -346,6 +348,7 @@ fn shuttle_a_drain_sees_the_last_stream_end() {
         let registry = Arc::new(Registry::new());
         let ids = [(); 3].map(|()| StreamId::random());
         for id in ids {
+            assert!(registry.expect());
             registry.insert(id, Arc::new(()), None);
         }
         let enders = ids.map(|id| {

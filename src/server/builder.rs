@@ -280,7 +280,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Live streams of one connection; those beyond are refused with `TOO_MANY_STREAMS`. Defaults to 128.
+    /// Live streams of one connection, and queries that are being described; those beyond are refused with `TOO_MANY_STREAMS`. Defaults to 128.
     pub fn streams_per_connection_max(mut self, streams_max: usize) -> Self {
         self.streams_per_connection_max = streams_max;
         self
@@ -462,6 +462,7 @@ impl ServerBuilder {
             authenticator,
             deadline: auth_deadline,
             failures: FailureLimit::new(auth_failures_per_minute),
+            rounds: Default::default(),
         });
         let sockets = places.into_iter().map(listen).collect::<Result<Vec<_>, _>>()?;
         let admin_socket = admin_place.map(listen).transpose()?;

@@ -87,6 +87,20 @@ impl Connections {
         }
     }
 
+    /// Looks again at everybody who is in, and at the streams of those who are not; returns how many are turned out. Blocks as the
+    /// authenticator does.
+    pub(super) fn recheck(&self) -> usize {
+        self.context.admission.begin_recheck();
+        let turned_out = self
+            .handles()
+            .iter()
+            .filter(|handle| handle.recheck(&self.context))
+            .count();
+        // Only now: what a connection had that is gone meanwhile is among them.
+        self.context.admission.recheck_detached(&self.context.scheduler);
+        turned_out
+    }
+
     fn handles(&self) -> Vec<Arc<ConnectionHandle>> {
         self.state.lock().live.values().cloned().collect()
     }

@@ -49,11 +49,11 @@ pub struct Limits {
     /// Connections of one principal; those beyond are closed with 4429. Where nobody is asked who they are, there is none. Defaults to
     /// 64.
     pub connections_per_principal_max: usize,
-    /// Streams of one principal that wait or run, cancelled ones until their engine has stopped; those beyond are refused with
-    /// `TOO_MANY_STREAMS`. Where nobody is asked who they are, there is none. Defaults to 256.
+    /// Streams of one principal that wait or run, cancelled ones until their engine has stopped, and queries that are being described;
+    /// those beyond are refused with `TOO_MANY_STREAMS`. Where nobody is asked who they are, there is none. Defaults to 256.
     pub streams_per_principal_max: usize,
-    /// Streams of the server that wait or run, cancelled ones until their engine has stopped; those beyond are refused with
-    /// `TOO_MANY_STREAMS`. Defaults to 1,024, or what the host's memory has [room](super::Capacity) for.
+    /// Streams of the server that wait or run, cancelled ones until their engine has stopped, and queries that are being described; those
+    /// beyond are refused with `TOO_MANY_STREAMS`. Defaults to 1,024, or what the host's memory has [room](super::Capacity) for.
     pub streams_max: usize,
 }
 

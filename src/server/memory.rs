@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::deflate::{DEFLATER_BYTES, DEFLATERS_KEPT_MAX, INFLATER_BYTES};
-use crate::engine::Engine;
+use crate::engine::{Engine, over_pools};
+use crate::scheduler::{MESSAGE_BYTES_ALWAYS, message_bytes_max};
 use crate::stream::StreamingConfig;
 use crate::thread::STACK_BYTES_WORKER;
 
@@ -23,9 +24,9 @@ const COLUMN_BATCHES: usize = if cfg!(feature = "arrow") { 2 } else { 0 };
 /// What memory a server may take, by what it is asked to do.
 ///
 /// `fixed + streams × per_stream + connections × per_connection`, in bytes. `fixed` is the program, the workers' stacks and
-/// [`held_bytes_max`](StreamingConfig::held_bytes_max); a stream adds its [cursor](crate::Engine::cursor_bytes) and the one batch
+/// [`held_bytes_max`](StreamingConfig::held_bytes_max), and an eighth of that for messages; a stream adds its [cursor](crate::Engine::cursor_bytes) and the one batch
 /// that it may make where the budget is used up, of the server's [`batch_bytes`](StreamingConfig::batch_bytes), in Arrow with the columns
-/// that it is made of, and its query, which comes in one message; a connection its threads, its buffer and one incoming message. What queries themselves need, to sort or to group, is
+/// that it is made of, and its query, which comes in one message; a connection its threads, its buffer, 16 KiB of messages to it and one incoming message. What queries themselves need, to sort or to group, is
 /// in `fixed` for engines that [bound](crate::Engine::memory_bytes_max) it, as SQLite does, cursors and all; of others it is not in it. Not
 /// in it either: larger batches, for clients that ask for them or have rows of that size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,24 +52,19 @@ fn sum(terms: &[usize]) -> usize {
 /// What engines take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct EngineMemory {
-    /// All that bound themselves: those of one kind share their bound, and there are no two kinds that do.
+    /// All that bound themselves: those of one pool share their bound.
     pub(super) bounded: usize,
     /// The largest cursor of the others.
     pub(super) cursor: usize,
 }
 
 impl EngineMemory {
-    pub(super) fn of<'a>(engines: impl Iterator<Item = &'a dyn Engine>) -> Self {
-        engines.fold(Self::default(), |sum, engine| match engine.memory_bytes_max() {
-            Some(bytes_max) => Self {
-                bounded: sum.bounded.max(bytes_max),
-                ..sum
-            },
-            None => Self {
-                cursor: sum.cursor.max(engine.cursor_bytes()),
-                ..sum
-            },
-        })
+    pub(super) fn of<'a>(engines: impl Iterator<Item = &'a dyn Engine> + Clone) -> Self {
+        let others = engines.clone().filter(|engine| engine.memory_bytes_max().is_none());
+        Self {
+            bounded: over_pools(engines, Engine::memory_bytes_max).unwrap_or(0),
+            cursor: others.map(Engine::cursor_bytes).max().unwrap_or(0),
+        }
     }
 }
 
@@ -77,11 +73,12 @@ impl MemoryBound {
         config: &StreamingConfig,
         n_workers: usize,
         engines: EngineMemory,
-        message_bytes_max: usize,
+        incoming_bytes_max: usize,
     ) -> Self {
         let fixed = [
             PROGRAM_BYTES,
             config.held_bytes_max,
+            message_bytes_max(config.held_bytes_max),
             engines.bounded,
             n_workers.saturating_mul(STACK_BYTES_WORKER),
             config.retained_streams_max.saturating_mul(STREAM_BYTES),
@@ -89,14 +86,14 @@ impl MemoryBound {
         // A query and its parameters come in one message.
         let per_stream = [
             STREAM_BYTES,
-            message_bytes_max,
+            incoming_bytes_max,
             engines.cursor,
             config.batch_bytes.saturating_mul(1 + COLUMN_BATCHES),
         ];
         Self {
             fixed: sum(&fixed),
             per_stream: sum(&per_stream),
-            per_connection: sum(&[CONNECTION_BYTES, message_bytes_max]),
+            per_connection: sum(&[CONNECTION_BYTES, MESSAGE_BYTES_ALWAYS, incoming_bytes_max]),
         }
     }
 
@@ -158,10 +155,10 @@ mod tests {
         let per_stream = 136 + 64 + 256 * (1 + COLUMN_BATCHES);
         assert_eq!(
             bound.to_string(),
-            format!("136192 KiB + streams x {per_stream} KiB + connections x 128 KiB")
+            format!("148992 KiB + streams x {per_stream} KiB + connections x 144 KiB")
         );
-        assert_eq!(bound.bytes(0, 0), 133 << 20);
-        assert_eq!(bound.bytes(10, 1_000), (136_192 + 1_000 * per_stream + 10 * 128) << 10);
+        assert_eq!(bound.bytes(0, 0), 148_992 << 10);
+        assert_eq!(bound.bytes(10, 1_000), (148_992 + 1_000 * per_stream + 10 * 144) << 10);
         assert_eq!(bound.bytes(usize::MAX, 1), usize::MAX, "no overflow");
         let mut secure = bound;
         secure.add_tls();
@@ -171,15 +168,15 @@ mod tests {
         assert_eq!(
             deflating.to_string(),
             format!(
-                "139360 KiB + streams x {} KiB + connections x 440 KiB",
+                "152160 KiB + streams x {} KiB + connections x 456 KiB",
                 per_stream + 256
             )
         );
     }
 
     #[test]
-    fn engines_that_bound_themselves_are_counted_once_and_the_others_by_stream() {
-        struct Bounded(Option<usize>, usize);
+    fn engines_that_bound_themselves_are_counted_once_in_each_pool_and_the_others_by_stream() {
+        struct Bounded(Option<usize>, usize, &'static str);
         impl Engine for Bounded {
             fn open(&self, _: &QuerySpec, _: &CancelToken) -> Result<Box<dyn Cursor>, EngineError> {
                 Err(EngineError::cancelled())
@@ -192,20 +189,39 @@ mod tests {
             fn memory_bytes_max(&self) -> Option<usize> {
                 self.0
             }
-        }
-        let engines = [
-            Bounded(Some(100), 7),
-            Bounded(None, 5),
-            Bounded(Some(200), 9),
-            Bounded(None, 3),
-        ];
-        let memory = EngineMemory::of(engines.iter().map(|engine| engine as &dyn Engine));
-        assert_eq!(
-            memory,
-            EngineMemory {
-                bounded: 200,
-                cursor: 5
+
+            fn memory_pool(&self) -> &str {
+                self.2
             }
+        }
+        let check = |engines: &[Bounded], bounded: usize, cursor: usize| {
+            let memory = EngineMemory::of(engines.iter().map(|engine| engine as &dyn Engine));
+            assert_eq!(memory, EngineMemory { bounded, cursor });
+        };
+        let one_pool = [
+            Bounded(Some(100), 7, "a"),
+            Bounded(None, 5, "a"),
+            Bounded(Some(200), 9, "a"),
+            Bounded(None, 3, "b"),
+        ];
+        check(&one_pool, 200, 5);
+        check(&[Bounded(Some(100), 7, "a"), Bounded(Some(200), 9, "b")], 300, 0);
+        check(
+            &[Bounded(Some(usize::MAX), 0, "a"), Bounded(Some(1), 0, "b")],
+            usize::MAX,
+            0,
+        );
+        check(&[], 0, 0);
+    }
+
+    #[test]
+    fn engines_share_by_their_type_unless_they_say_otherwise() {
+        let memory = crate::MemoryEngine::builder().build();
+        let engines: [&dyn Engine; 2] = [&memory, &memory.clone()];
+        let pools = engines.map(Engine::memory_pool);
+        assert!(
+            pools[0] == pools[1] && pools[0].ends_with("::MemoryEngine"),
+            "{pools:?}"
         );
     }
 }

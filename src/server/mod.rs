@@ -289,6 +289,19 @@ impl ServerHandle {
         self.running.tls.replace(config)
     }
 
+    /// Has the [authenticator](crate::auth::Authenticator::recheck) look again at every client that is in, by the token that it came with: for
+    /// when tokens or rights have changed, as after [`TokenFile::reload`](crate::auth::TokenFile::reload). Returns how many are turned out.
+    ///
+    /// Who may not stay is told `error` `UNAUTHENTICATED` or `PERMISSION_DENIED`, its streams end in `query_cancelled` with reason `admin`, and
+    /// the connection is closed with 4401 or 4403. Who has other rights stays; streams of engines that it may not ask any more are
+    /// cancelled in the same way, those that wait for a client to resume them too. Blocks as the authenticator does, for one client after
+    /// the other.
+    pub fn recheck_clients(&self) -> usize {
+        let turned_out = self.running.connections.recheck();
+        log::info!(turned_out = turned_out; "clients were looked at again");
+        turned_out
+    }
+
     /// The address of [`admin_listen`](ServerBuilder::admin_listen), with the real port; `None` without one. Never blocks.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {

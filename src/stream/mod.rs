@@ -43,7 +43,7 @@ pub struct StreamingConfig {
     pub batch_interval: Duration,
     /// Time between two `query_progress` where the client asks for none. Defaults to 500 ms.
     pub progress_interval: Duration,
-    /// Longest time for one query, from its acceptance. Defaults to 5 minutes.
+    /// Longest time for one query, from its acceptance; for describing one, 30 seconds where this is more. Defaults to 5 minutes.
     pub max_query_duration: Duration,
     /// Batches that wait between worker and writer, per stream, at the most. Defaults to 32.
     pub channel_buffer_size: usize,
@@ -54,7 +54,8 @@ pub struct StreamingConfig {
     pub stream_buffer_bytes_max: usize,
     /// Bytes held in all: batches in channels, in windows and retained for resumption, and answers on their way. Streams stand
     /// still when it is reached, each with at most one batch beyond; above four fifths, streams that no connection has are given
-    /// up, of whoever has the most of them, the oldest first. Defaults to 256 MiB.
+    /// up, of whoever has the most of them, the oldest first. Messages may take an eighth of it more, and 16 KiB for each connection.
+    /// Defaults to 256 MiB.
     pub held_bytes_max: usize,
     /// Bytes held for one connection. Defaults to 64 MiB.
     pub connection_held_bytes_max: usize,

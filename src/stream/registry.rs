@@ -2,7 +2,7 @@
 //!
 //! The lock is held to look up, insert or remove; never over I/O, a send, or somebody else's code.
 
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,8 +39,10 @@ pub(crate) struct Registry<T> {
     state: Mutex<State<T>>,
     /// Streams whose engine side is alive, for those who ask at every batch.
     n_running: AtomicUsize,
-    /// Streams whose terminator no connection has been given yet. Changed under the lock.
+    /// Streams whose terminator no connection has been given yet, and those that are [expected](Self::expect). Changed under the lock.
     n_undelivered: AtomicUsize,
+    /// Whether streams may still be expected. Changed under the lock.
+    is_open: AtomicBool,
     emptied: Condvar,
     started: AtomicU64,
     completed: AtomicU64,
@@ -83,6 +85,7 @@ impl<T> Registry<T> {
             }),
             n_running: AtomicUsize::new(0),
             n_undelivered: AtomicUsize::new(0),
+            is_open: AtomicBool::new(true),
             emptied: Condvar::new(),
             started: AtomicU64::new(0),
             completed: AtomicU64::new(0),
@@ -94,7 +97,35 @@ impl<T> Registry<T> {
         }
     }
 
-    /// Adds a stream that is about to run, to be found by its id and, where it is resumable, by its token.
+    /// Counts a stream that is about to be [inserted](Self::insert), or [not](Self::not_coming): whoever waits for all to be delivered
+    /// waits for it, too. False once the registry is closed.
+    pub(crate) fn expect(&self) -> bool {
+        let _state = self.state.lock();
+        let is_open = self.is_open();
+        if is_open {
+            self.n_undelivered.fetch_add(1, Ordering::Relaxed);
+        }
+        is_open
+    }
+
+    /// A stream that was [expected](Self::expect) does not come.
+    pub(crate) fn not_coming(&self) {
+        let _state = self.state.lock();
+        self.one_undelivered_less();
+    }
+
+    /// Has no more streams expected: all that will ever be inserted are counted when this returns. Idempotent.
+    pub(crate) fn close(&self) {
+        let _state = self.state.lock();
+        self.is_open.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether streams may still be expected.
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Relaxed)
+    }
+
+    /// Adds a stream that was [expected](Self::expect) and is about to run, to be found by its id and, where it is resumable, by its token.
     pub(crate) fn insert(&self, id: StreamId, stream: Arc<T>, token: Option<TokenHash>) {
         self.started.fetch_add(1, Ordering::Relaxed);
         let entry = Entry {
@@ -110,7 +141,6 @@ impl<T> Registry<T> {
         }
         state.streams.insert(id, entry);
         self.n_running.fetch_add(1, Ordering::Relaxed);
-        self.n_undelivered.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A stream's engine side has ended: counts how. It stays to be found until it is [removed](Self::remove).
@@ -146,7 +176,14 @@ impl<T> Registry<T> {
     /// Under the lock.
     fn no_longer_undelivered(&self, entry: Option<&mut Entry<T>>) {
         let was_undelivered = entry.is_some_and(|entry| !std::mem::replace(&mut entry.is_delivered, true));
-        if was_undelivered && self.n_undelivered.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if was_undelivered {
+            self.one_undelivered_less();
+        }
+    }
+
+    /// Under the lock.
+    fn one_undelivered_less(&self) {
+        if self.n_undelivered.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.emptied.notify_all();
         }
     }
@@ -269,7 +306,7 @@ impl<T> Registry<T> {
         self.n_running.load(Ordering::Relaxed)
     }
 
-    /// How many streams have a terminator that no connection has been given yet.
+    /// How many streams have a terminator that no connection has been given yet, or are expected.
     pub(crate) fn n_undelivered(&self) -> usize {
         self.n_undelivered.load(Ordering::Relaxed)
     }
@@ -302,11 +339,16 @@ mod tests {
     use super::*;
     use crate::id::{ConnectionId, Epoch, Principal, ResumeToken};
 
+    fn insert<T>(registry: &Registry<T>, id: StreamId, stream: Arc<T>, token: Option<TokenHash>) {
+        assert!(registry.expect());
+        registry.insert(id, stream, token);
+    }
+
     #[test]
     fn streams_are_counted_once_by_their_outcome() {
         let registry = Registry::new();
         let id = StreamId::random();
-        registry.insert(id, Arc::new(()), None);
+        insert(&registry, id, Arc::new(()), None);
         assert_eq!(registry.statistics().active, 1);
         assert!(registry.find(id).is_some());
         registry.ended(id, QueryStreamStatus::Cancelled);
@@ -323,12 +365,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_expected_counts_as_undelivered_and_nothing_is_once_it_is_closed() {
+        let registry = Registry::new();
+        let id = StreamId::random();
+        assert!(registry.expect() && registry.expect());
+        registry.not_coming();
+        assert_eq!(registry.n_undelivered(), 1, "one does not come");
+        registry.close();
+        assert!(!registry.expect() && !registry.is_open());
+        registry.insert(id, Arc::new(()), None);
+        assert_eq!(registry.n_undelivered(), 1, "the other has come");
+        registry.delivered(id);
+        assert_eq!(registry.wait_until_delivered(Instant::now()), 0);
+    }
+
+    #[test]
     fn a_token_is_good_until_a_newer_one_is_known_and_dies_with_its_stream() {
         let registry = Registry::new();
         let id = StreamId::random();
         let epoch = Epoch::random();
         let tokens = [(); 3].map(|()| ResumeToken::random(epoch).hash());
-        registry.insert(id, Arc::new(()), Some(tokens[0]));
+        insert(&registry, id, Arc::new(()), Some(tokens[0]));
         let good = |registry: &Registry<()>| tokens.map(|token| registry.find_token(token).is_some());
         registry.rotate_token(id, tokens[0], tokens[1]);
         assert_eq!(good(&registry), [true, true, false], "the answer may have been lost");
@@ -354,7 +411,7 @@ mod tests {
             registry.left(ids[n], owner, start + Duration::from_secs(n as u64), 2)
         };
         for id in ids {
-            registry.insert(id, Arc::new(id), None);
+            insert(&registry, id, Arc::new(id), None);
         }
         assert_eq!((left(0), left(1)), (None, None));
         assert_eq!(left(2).as_deref(), Some(&ids[0]));
@@ -368,7 +425,7 @@ mod tests {
         let start = Instant::now();
         let left = |name: &str, n: u64| {
             let id = StreamId::random();
-            registry.insert(id, Arc::new(id), None);
+            insert(&registry, id, Arc::new(id), None);
             let owner = Owner::new(&Principal::named(name.into()), ConnectionId::new(n));
             let gone = registry.left(id, owner, start + Duration::from_secs(n), 8);
             if let Some(gone) = &gone {

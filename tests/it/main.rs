@@ -46,7 +46,9 @@ mod plain_client;
 #[cfg(feature = "cli")]
 mod process;
 mod proxy;
+mod questions;
 mod resume;
+mod revocation;
 #[path = "../../src/protocol/schema_check_test.rs"]
 mod schema_check;
 mod sites;

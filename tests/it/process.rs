@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
+use rowstream::auth::{Identity, TokenFile};
 use rowstream::client::Event;
 use rowstream::{Client, ClientError, ErrorCode};
 use rusqlite::Connection;
@@ -16,6 +17,7 @@ use tungstenite::Message;
 use crate::cli::{ENDLESS, Served, signal};
 use crate::exposition::Samples;
 use crate::operations::get;
+use crate::revocation::write_tokens;
 use crate::support::{DEADLINE, Plain, Wire, number};
 
 fn connect(served: &Served) -> Plain {
@@ -118,6 +120,32 @@ fn a_hang_up_ends_nothing() {
     signal(&served.process, "-HUP");
     client.assert_silence();
     connect(&served).run("SELECT 1", json!({})).assert_completed();
+}
+
+#[test]
+fn a_hang_up_turns_out_whose_token_is_gone() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("tokens");
+    let (token, line) = TokenFile::generate(&Identity::new("alice")).unwrap();
+    write_tokens(&path, &[&line]);
+    let served = Served::with(&["--token-file", path.to_str().unwrap()]);
+    let shown = format!("Bearer {}", token.expose());
+    let mut client = Plain::connect_to(served.address(), &[("authorization", &shown)]);
+    start(&mut client, 0);
+    client.recv_until("rows", |wire| matches!(wire, Wire::QueryBatch { .. }));
+    write_tokens(&path, &["# nobody\n"]);
+    signal(&served.process, "-HUP");
+    let error = client.recv();
+    assert!(
+        matches!(&error, Wire::Error { code, .. } if code == "UNAUTHENTICATED"),
+        "{error:?}"
+    );
+    let end = client.recv();
+    assert!(
+        matches!(&end, Wire::QueryCancelled { reason, .. } if reason == "admin"),
+        "{end:?}"
+    );
+    assert_eq!(client.recv_close(), 4401);
 }
 
 #[test]

@@ -221,6 +221,11 @@ impl Engine for SqliteEngine {
         }
     }
 
+    /// SQLite counts what it takes in the whole process.
+    fn memory_pool(&self) -> &str {
+        "sqlite"
+    }
+
     fn memory_bytes(&self) -> Option<usize> {
         usize::try_from(ffi::heap_bytes()).ok()
     }
