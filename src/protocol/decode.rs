@@ -187,8 +187,10 @@ fn set_priority(object: &mut Map<String, Json>, request_id: Option<RequestId>) -
 }
 
 fn query_status(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
-    if let Some(id) = object.remove("query_id") {
-        object.entry("stream_id").or_insert(id);
+    let query_id = object.remove("query_id").unwrap_or_default();
+    let stream_id = object.entry("stream_id").or_insert(Json::Null);
+    if stream_id.is_null() {
+        *stream_id = query_id;
     }
     stream_ref(object, request_id).map(ClientMessage::QueryStatus)
 }
