@@ -344,7 +344,8 @@ impl<'a> Messages<'a> {
                 stream: named,
                 batch_number,
                 end,
-            } => self.ack(named, batch_number, end),
+                request_id,
+            } => self.ack(named, batch_number, end, request_id),
             Action::Pause(named) => match self.find_here(named) {
                 Some(stream) => {
                     stream.set_paused(true);
@@ -434,7 +435,13 @@ impl<'a> Messages<'a> {
         self.act(action)
     }
 
-    fn ack(&self, named: Named, batch_number: Option<u64>, end: bool) -> ControlFlow<()> {
+    fn ack(
+        &self,
+        named: Named,
+        batch_number: Option<u64>,
+        end: bool,
+        request_id: Option<RequestId>,
+    ) -> ControlFlow<()> {
         let acked = match self.context.scheduler.find(named.id) {
             Some(stream) => stream.ack(self.handle.id, batch_number, end),
             None => Err(AckError::NotAttached),
@@ -457,7 +464,10 @@ impl<'a> Messages<'a> {
             Err(AckError::Beyond(BeyondSent { sent })) => {
                 let number = batch_number.map_or(-1_i128, i128::from);
                 let text = format!("ack of batch {number} of stream {}: {sent} batches were sent", named.id);
-                self.reply(&ServerMessage::Error(ErrorMessage::new(ErrorCode::BadMessage, text)))
+                self.reply(&ServerMessage::Error(ErrorMessage {
+                    request_id,
+                    ..ErrorMessage::new(ErrorCode::BadMessage, text)
+                }))
             }
         }
     }

@@ -57,6 +57,7 @@ pub(crate) enum Action {
         stream: Named,
         batch_number: Option<u64>,
         end: bool,
+        request_id: Option<RequestId>,
     },
     /// Have a stream of this connection stand still.
     Pause(Named),
@@ -312,11 +313,15 @@ impl Session {
                 target,
                 batch_number,
                 end,
-            }) => self.on_stream(self.with_ended(target), |stream| Action::Ack {
-                stream,
-                batch_number,
-                end,
-            }),
+            }) => {
+                let request_id = name_of(&target);
+                self.on_stream(self.with_ended(target), |stream| Action::Ack {
+                    stream,
+                    batch_number,
+                    end,
+                    request_id,
+                })
+            }
             ClientMessage::PauseQuery(target) => self.on_stream(target, Action::Pause),
             ClientMessage::UnpauseQuery(target) => self.on_stream(target, Action::Unpause),
             ClientMessage::ResumeQuery(query) => match self.window_refusal(query.window.as_ref()) {
@@ -328,7 +333,7 @@ impl Session {
                 priority,
                 weight,
             }) => match rank_refusal(priority, weight) {
-                Some(refusal) => refused(refusal, None),
+                Some(refusal) => refused(refusal, name_of(&target)),
                 None => self.on_stream(target, |stream| Action::SetPriority {
                     stream,
                     priority,
@@ -511,11 +516,16 @@ fn request_id_of(message: ClientMessage) -> Option<RequestId> {
         | ClientMessage::SetPriority(SetPriority { target, .. })
         | ClientMessage::PauseQuery(target)
         | ClientMessage::UnpauseQuery(target)
-        | ClientMessage::QueryStatus(target) => match target {
-            StreamRef::Request(request_id) => Some(request_id),
-            StreamRef::Stream(_) => None,
-        },
+        | ClientMessage::QueryStatus(target) => name_of(&target),
         ClientMessage::Ping { .. } => None,
+    }
+}
+
+/// The client's own name for a stream, where that is how it names it.
+fn name_of(target: &StreamRef) -> Option<RequestId> {
+    match target {
+        StreamRef::Request(request_id) => Some(request_id.clone()),
+        StreamRef::Stream(_) => None,
     }
 }
 

@@ -111,7 +111,7 @@ fn stream_query(
     Ok(ClientMessage::StreamQuery(Box::new(StreamQuery {
         query,
         request_id,
-        batch_size: positive(object, "batch_size")?,
+        batch_size: positive(object, "batch_size")?.map(|size| saturated(size, u32::MAX)),
         params: match object.remove("params") {
             None | Some(Json::Null) => Params::None,
             Some(_) => params(text)?,
@@ -128,8 +128,8 @@ fn stream_query(
         timeout_ms: positive(object, "timeout_ms")?,
         window: field(object, "window")?,
         resumable: field(object, "resumable")?.unwrap_or_default(),
-        priority: field(object, "priority")?,
-        weight: positive(object, "weight")?,
+        priority: field(object, "priority")?.map(|priority| saturated(priority, u8::MAX)),
+        weight: positive(object, "weight")?.map(|weight| saturated(weight, u16::MAX)),
         checksum: field(object, "checksum")?.unwrap_or_default(),
         traceparent: field::<String>(object, "traceparent")?.and_then(|text| TraceParent::parse(&text)),
     })))
@@ -181,14 +181,16 @@ fn set_priority(object: &mut Map<String, Json>, request_id: Option<RequestId>) -
     let target = stream_ref(object, request_id)?;
     Ok(ClientMessage::SetPriority(SetPriority {
         target,
-        priority: field(object, "priority")?,
-        weight: positive(object, "weight")?,
+        priority: field(object, "priority")?.map(|priority| saturated(priority, u8::MAX)),
+        weight: positive(object, "weight")?.map(|weight| saturated(weight, u16::MAX)),
     }))
 }
 
 fn query_status(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
-    if let Some(id) = object.remove("query_id") {
-        object.entry("stream_id").or_insert(id);
+    let query_id = object.remove("query_id").unwrap_or_default();
+    let stream_id = object.entry("stream_id").or_insert(Json::Null);
+    if stream_id.is_null() {
+        *stream_id = query_id;
     }
     stream_ref(object, request_id).map(ClientMessage::QueryStatus)
 }
@@ -264,6 +266,11 @@ fn positive<T: for<'de> Deserialize<'de> + Default + PartialEq>(
         Some(value) if value == T::default() => Err(DecodeError::bad(format!("{name}: must be at least 1"))),
         value => Ok(value),
     }
+}
+
+/// A number that is too large for its field is beyond the field's limit, which is for others to say.
+pub(super) fn saturated<T: TryFrom<u64>>(number: u64, most: T) -> T {
+    T::try_from(number).unwrap_or(most)
 }
 
 /// A peer's text in quotes, shortened, with control characters escaped.
@@ -342,6 +349,8 @@ mod tests {
         assert_eq!(full, expected);
         let untraced = query(r#"{"type":"stream_query","query":"q","traceparent":"\u001b[2J"}"#);
         assert_eq!(untraced.traceparent, None);
+        let vast = query(r#"{"type":"stream_query","query":"q","batch_size":4294967296,"weight":65536}"#);
+        assert_eq!((vast.batch_size, vast.weight), (Some(u32::MAX), Some(u16::MAX)));
         let named = query(r#"{"type":"stream_query","query":"q","params":{"a":1}}"#);
         assert_eq!(named.params, Params::Named(vec![("a".into(), 1_i64.into())]));
     }
@@ -366,7 +375,7 @@ mod tests {
             "batch_size",
         );
         check_refused(
-            r#"{"type":"stream_query","query":"","batch_size":4294967296}"#,
+            r#"{"type":"stream_query","query":"","batch_size":18446744073709551616}"#,
             BadMessage,
             "batch_size",
         );
@@ -426,7 +435,7 @@ mod tests {
             "last_batch",
         );
         check_refused(
-            r#"{"type":"set_priority","stream_id":"","priority":256}"#,
+            r#"{"type":"set_priority","stream_id":"","priority":-1}"#,
             BadMessage,
             "priority",
         );

@@ -1,8 +1,9 @@
 //! What clients say, as types. `spec.md` says what it means.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::compress::Compression;
+use super::decode::saturated;
 use super::message::DataFormat;
 use super::trace::TraceParent;
 use crate::id::{RequestId, ResumeToken, StreamId};
@@ -53,11 +54,20 @@ pub enum ClientMessage {
 #[non_exhaustive]
 pub struct WindowRequest {
     /// Batches.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "number_of_batches",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub batches: Option<u32>,
     /// Bytes of batch messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+}
+
+fn number_of_batches<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = Option::deserialize(deserializer)?;
+    Ok(number.map(|number| saturated(number, u32::MAX)))
 }
 
 /// `ack`.

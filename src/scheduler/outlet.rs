@@ -140,10 +140,9 @@ impl Outlet {
 
     /// Since when something has waited for a client that takes nothing; `None` where it is not the client that is waited for.
     fn stalled_since(&self) -> Option<Instant> {
-        let waits = self.delivery.is_attached() && !self.delivery.is_paused() && self.delivery.has_pending();
-        let is_shut =
-            self.delivery.is_attached() && !self.delivery.window().may_make() && !self.delivery.is_end_given();
-        (waits || is_shut).then_some(self.moved_at)
+        let is_up_to_it = self.delivery.is_attached() && !self.delivery.is_paused();
+        let is_shut = !self.delivery.window().may_make() && !self.delivery.is_end_given();
+        (is_up_to_it && (is_shut || self.delivery.has_pending())).then_some(self.moved_at)
     }
 }
 

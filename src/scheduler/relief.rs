@@ -1,7 +1,7 @@
 //! Memory of engines that streams at rest keep from others.
 //!
-//! What a query has sorted or grouped stays in its engine's memory while its stream rests, and an engine may have one bound for all its
-//! queries. Where others come near that, the stream goes that has rested longest, those that nobody has before all others. One at a
+//! What a query has sorted or grouped stays in its engine's memory while its stream rests, and engines of one pool may have one bound for
+//! all their queries. Where others come near that, the stream goes that has rested longest, those that nobody has before all others. One at a
 //! time: how much each has, no engine says.
 
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl Core {
         let streams = self.registry.all();
         let resting = streams.iter().filter_map(|stream| Some((rest(stream, now)?, stream)));
         let longest = resting
-            .filter(|(_, stream)| need.is_felt_by(&*stream.engine))
+            .filter(|(_, stream)| stream.engine.memory_pool() == engine.memory_pool())
             .min_by_key(|(rest, _)| *rest);
         let Some(((is_attached, _), stream)) = longest else {
             return;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rowstream::client::{Client, Compression, Event, QueryStream};
 use rowstream::engine::memory::{Gate, MemoryEngine, Script};
 use rowstream::server::ServerBuilder;
-use rowstream::{Server, ServerHandle};
-use serde_json::json;
+use rowstream::{ClientError, ErrorCode, Server, ServerHandle};
+use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tungstenite::client::IntoClientRequest as _;
@@ -415,16 +415,16 @@ fn check_drained(kind: Kind, stream: QueryStream, served: &mut Served) {
 
 fn start(client: &Client) -> QueryStream {
     let query = client.query(COUNTING).batch_size(10).window(1, 1 << 20);
-    let mut stream = query.start().unwrap();
+    until_started(query.start().unwrap())
+}
+
+fn until_started(mut stream: QueryStream) -> QueryStream {
     while !matches!(stream.next_event().unwrap().unwrap(), Event::Columns | Event::Started) {}
     stream
 }
 
-#[test]
-fn haproxy_takes_a_server_out_that_drains_and_its_streams_end() {
-    let (proxy, mut served, ids, client, drained) = two(Kind::Haproxy);
-    let stream = start(&client);
-    signal(&served[drained].process, "-TERM");
+/// Waits until HAProxy gives a server no new connections.
+fn wait_until_taken_out(proxy: &Proxy, drained: usize) {
     let row = format!("rowstream,{},", ["a", "b"][drained]);
     eventually("is taken out", &true, || {
         let mut socket = UnixStream::connect(proxy.folder.path().join("stats")).unwrap();
@@ -435,6 +435,14 @@ fn haproxy_takes_a_server_out_that_drains_and_its_streams_end() {
             .lines()
             .any(|line| line.starts_with(&row) && line.contains(",DOWN,"))
     });
+}
+
+#[test]
+fn haproxy_takes_a_server_out_that_drains_and_its_streams_end() {
+    let (proxy, mut served, ids, client, drained) = two(Kind::Haproxy);
+    let stream = start(&client);
+    signal(&served[drained].process, "-TERM");
+    wait_until_taken_out(&proxy, drained);
     for _ in 0..4 {
         assert_eq!(proxy.server_id(), ids[1 - drained]);
     }
@@ -467,4 +475,118 @@ fn nginx_passes_over_a_server_that_is_gone() {
     for _ in 0..4 {
         assert_eq!(proxy.server_id(), ids[1 - drained]);
     }
+}
+
+fn say(socket: &mut Foreign, message: &Value) {
+    socket.send(Message::text(message.to_string())).unwrap();
+}
+
+/// Numbers from 0 in batches of one, two of which may wait for their acknowledgement; the token to go on with.
+fn start_numbers(socket: &mut Foreign) -> Value {
+    let query = json!({
+        "type": "stream_query", "query": COUNTING, "row_format": "array", "batch_size": 1, "window": {"batches": 2},
+        "resumable": true, "progress_interval_ms": 0,
+    });
+    say(socket, &query);
+    let token = next(socket)["resume_token"].clone();
+    assert!(token.is_string(), "{token}");
+    for n in 0..2 {
+        assert_eq!(next(socket)["rows"][0][0], n);
+    }
+    token
+}
+
+/// A client that comes to another server than the one that has its stream is told that it is none of this one's, and gets no row.
+fn check_is_denied(proxy: &Proxy, token: &Value, server_id: &str) {
+    let mut socket = proxy.foreign("localhost", None).unwrap();
+    say(&mut socket, &json!({"type": "hello"}));
+    assert_eq!(next(&mut socket)["server_id"], server_id, "{:?}", proxy.kind);
+    let resume = json!({"type": "resume_query", "resume_token": token, "last_batch": 0, "request_id": "again"});
+    say(&mut socket, &resume);
+    let refusal = next(&mut socket);
+    assert_eq!(
+        json!([
+            refusal["type"],
+            refusal["code"],
+            refusal["retryable"],
+            refusal["request_id"]
+        ]),
+        json!(["error", "RESUME_DENIED", false, "again"]),
+        "{refusal}"
+    );
+    assert!(
+        refusal["message"]
+            .as_str()
+            .unwrap()
+            .contains("no stream of this server"),
+        "{refusal}"
+    );
+    say(&mut socket, &json!({"type": "ping", "timestamp": "nothing more"}));
+    assert_eq!(next(&mut socket)["timestamp"], "nothing more");
+}
+
+/// The server ends by force, and the client library comes back through the proxy to the other one.
+fn check_cut(kind: Kind, mut stream: QueryStream, served: &mut Served) {
+    signal(&served.process, "-TERM");
+    assert_eq!(exit_of(&mut served.process).code(), Some(143), "the second signal");
+    let (mut rows, mut is_cut) = (Vec::new(), false);
+    let error = loop {
+        match stream.next_event() {
+            Ok(Some(Event::Batch(batch))) => rows.extend(batch.rows().map(|row| row.get::<i64>("i").unwrap())),
+            Ok(Some(Event::Reconnecting)) => is_cut = true,
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("{kind:?}: all of {} rows", rows.len()),
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(&error, ClientError::Query(refusal) if refusal.code == ErrorCode::ResumeDenied),
+        "{kind:?}: {error:?}"
+    );
+    assert!(is_cut, "{kind:?}");
+    assert!(rows.iter().copied().eq(0..rows.len() as i64), "{kind:?}: {rows:?}");
+}
+
+#[test]
+fn who_comes_back_from_a_server_that_drains_is_refused_by_another_in_so_many_words() {
+    let (proxy, mut served, ids, client, drained) = two(Kind::Haproxy);
+    let query = client.query(COUNTING).batch_size(10).window(1, 1 << 20).resumable(true);
+    let stream = until_started(query.start().unwrap());
+    let mut socket = proxy.foreign("localhost", None).unwrap();
+    let token = start_numbers(&mut socket);
+    let mut idle = proxy.foreign("localhost", None).unwrap();
+    say(&mut idle, &json!({"type": "hello"}));
+    assert_eq!(next(&mut idle)["server_id"], ids[drained]);
+    signal(&served[drained].process, "-TERM");
+    for socket in [&mut idle, &mut socket] {
+        let goaway = next(socket);
+        assert_eq!(
+            (&goaway["type"], &goaway["resumable"]),
+            (&json!("goaway"), &json!(true)),
+            "{goaway}"
+        );
+    }
+    match idle.read().unwrap() {
+        Message::Close(Some(close)) => assert_eq!(u16::from(close.code), 1012, "{close}"),
+        other => panic!("{other:?}"),
+    }
+    wait_until_taken_out(&proxy, drained);
+    drop(socket);
+    check_is_denied(&proxy, &token, &ids[1 - drained]);
+    check_cut(Kind::Haproxy, stream, &mut served[drained]);
+    check_rows(&proxy, COUNTING, 5_000);
+}
+
+#[test]
+fn who_comes_back_from_a_server_that_is_gone_is_refused_by_another_in_so_many_words() {
+    let (proxy, mut served, ids, client, drained) = two(Kind::Nginx);
+    let query = client.query(COUNTING).batch_size(10).window(1, 1 << 20).resumable(true);
+    let stream = until_started(query.start().unwrap());
+    let mut socket = proxy.foreign("localhost", None).unwrap();
+    let token = start_numbers(&mut socket);
+    signal(&served[drained].process, "-TERM");
+    assert_eq!(next(&mut socket)["type"], "goaway", "the first signal is heard");
+    check_cut(Kind::Nginx, stream, &mut served[drained]);
+    check_is_denied(&proxy, &token, &ids[1 - drained]);
+    check_rows(&proxy, COUNTING, 5_000);
 }

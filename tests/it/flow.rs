@@ -313,6 +313,47 @@ fn a_client_that_takes_nothing_is_cut_off() {
     );
 }
 
+/// Starts a query and has it stand still with a full window, paused. `None` where this took longer than the stall limit.
+fn pause_with_a_full_window(client: &mut Plain) -> Option<()> {
+    client.query(
+        "q",
+        json!({"request_id": "mine", "batch_size": 1, "window": {"batches": 2}, "progress_interval_ms": 50}),
+    );
+    client.recv_until("a full window", |wire| {
+        matches!(wire, Wire::QueryBatch { batch_number: 1, .. })
+    });
+    client.send(&json!({"type": "pause_query", "request_id": "mine"}));
+    let answer = client.recv_until("a pause", |wire| {
+        wire.is_terminator() || matches!(wire, Wire::QueryPaused { .. })
+    });
+    if answer.is_terminator() {
+        // That there is nothing to pause may be said, too.
+        client.send(&json!({"type": "ping"}));
+        client.recv_until("a pong", |wire| matches!(wire, Wire::Pong { .. }));
+        return None;
+    }
+    Some(())
+}
+
+#[test]
+fn who_has_paused_is_no_slow_client_though_its_window_is_full() {
+    let mut config = StreamingConfig::default();
+    config.stall_limit = Duration::from_millis(500);
+    let server = serve_with(MemoryEngine::builder().query("q", numbers()).build(), 2, config);
+    let mut client = Plain::connect(&server);
+    while pause_with_a_full_window(&mut client).is_none() {}
+    // Progress every 50 ms is the clock here, too.
+    for _ in 0..14 {
+        let progress = client.recv();
+        assert!(matches!(progress, Wire::QueryProgress { .. }), "{progress:?}");
+    }
+    client.send(&json!({"type": "ack", "request_id": "mine", "batch_number": 1}));
+    client.send(&json!({"type": "unpause_query", "request_id": "mine"}));
+    client.recv_until("another row", |wire| {
+        matches!(wire, Wire::QueryBatch { batch_number: 2, .. })
+    });
+}
+
 #[test]
 fn an_engine_that_takes_long_is_no_slow_client() {
     let gate = Gate::new();

@@ -308,11 +308,22 @@ fn a_stream_that_was_cancelled_while_nobody_was_there_says_so() {
     client.send(&json!({"type": "cancel_query", "stream_id": stream_id}));
     client.assert_silence();
     eventually("the engine has stopped", &1, || server.streams().statistics().cancelled);
-    let resumed = resume(&mut client, &token, 0);
-    assert!(
-        matches!(&resumed, Wire::QueryResumed { state, .. } if state == "cancelled"),
-        "{resumed:?}"
+    let resumed = resume(&mut client, &token, -1);
+    let Wire::QueryResumed {
+        next_batch,
+        resend_from,
+        state,
+        ..
+    } = &resumed
+    else {
+        panic!("{resumed:?}");
+    };
+    assert_eq!(
+        (state.as_str(), resend_from),
+        ("cancelled", next_batch),
+        "nothing comes again"
     );
+    assert!(*next_batch > 0, "{resumed:?}");
     let end = client.recv_unchecked();
     assert!(
         matches!(&end, Wire::QueryCancelled { reason, .. } if reason == "client"),
