@@ -309,6 +309,8 @@ struct State<T, E, Q> {
     runnable: GroupedQueue<T>,
     questions: VecDeque<Q>,
     question_was_last: bool,
+    /// Questions that workers have.
+    n_asking: usize,
     asides: VecDeque<E>,
     aside_runs: bool,
     /// Workers that have nothing to do, those included that have not come for work yet.
@@ -325,6 +327,8 @@ pub(crate) struct RunQueue<T, E, Q = Infallible> {
     pushed: Condvar,
     /// Asides that may wait, and questions.
     asides_max: usize,
+    /// Half of the workers: an engine that is slow to answer holds up no stream.
+    asking_max: usize,
 }
 
 impl<T, E, Q> RunQueue<T, E, Q> {
@@ -335,6 +339,7 @@ impl<T, E, Q> RunQueue<T, E, Q> {
                 runnable: GroupedQueue::new(),
                 questions: VecDeque::new(),
                 question_was_last: false,
+                n_asking: 0,
                 asides: VecDeque::new(),
                 aside_runs: false,
                 n_free: n_workers,
@@ -343,6 +348,7 @@ impl<T, E, Q> RunQueue<T, E, Q> {
             }),
             pushed: Condvar::new(),
             asides_max,
+            asking_max: (n_workers / 2).max(1),
         }
     }
 
@@ -443,9 +449,11 @@ impl<T, E, Q> RunQueue<T, E, Q> {
         let mut state = self.state.lock();
         loop {
             if (!state.question_was_last || state.runnable.len() == 0)
+                && state.n_asking < self.asking_max
                 && let Some(question) = state.questions.pop_front()
             {
                 state.question_was_last = true;
+                state.n_asking += 1;
                 state.n_free -= 1;
                 return Some(Work::Question(question));
             }
@@ -478,9 +486,16 @@ impl<T, E, Q> RunQueue<T, E, Q> {
         }
     }
 
-    /// A worker has done the turn or the question that [`next`](Self::next) gave it, and those it exchanged it for.
+    /// A worker has done the turn that [`next`](Self::next) gave it, and those it exchanged it for.
     pub(crate) fn done(&self) {
         self.state.lock().n_free += 1;
+    }
+
+    /// A worker has done the question that [`next`](Self::next) gave it. It comes for the next one itself, where one waits for that.
+    pub(crate) fn question_done(&self) {
+        let mut state = self.state.lock();
+        state.n_free += 1;
+        state.n_asking -= 1;
     }
 
     /// A worker has done the aside that [`next`](Self::next) gave it.
@@ -729,6 +744,27 @@ mod tests {
         queue.close();
         assert_eq!(queue.push_question("late"), Err("late"));
         assert!(matches!(queue.next(|| false), Some(Work::Question("third"))));
+        assert!(queue.next(|| false).is_none());
+    }
+
+    #[test]
+    fn questions_have_half_of_the_workers() {
+        let queue: RunQueue<u32, (), u32> = RunQueue::new(4, 8);
+        for n in 0..3 {
+            assert_eq!(queue.push_question(n), Ok(()));
+        }
+        assert!(matches!(queue.next(|| false), Some(Work::Question(0))));
+        assert!(matches!(queue.next(|| false), Some(Work::Question(1))));
+        queue.push_fresh(1, place(1));
+        queue.push_fresh(2, place(1));
+        assert!(
+            matches!(queue.next(|| false), Some(Work::Turn(1, _))),
+            "two are asked already"
+        );
+        queue.question_done();
+        assert!(matches!(queue.next(|| false), Some(Work::Question(2))));
+        queue.close();
+        assert!(matches!(queue.next(|| false), Some(Work::Turn(2, _))));
         assert!(queue.next(|| false).is_none());
     }
 

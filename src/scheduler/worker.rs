@@ -37,7 +37,7 @@ pub(super) fn work_until_closed(core: &Arc<Core>) {
             }
             Some(Work::Question(question)) => {
                 question.answer();
-                core.queue.done();
+                core.queue.question_done();
             }
             Some(Work::Aside(stream)) => {
                 if let Some(stream) = stream.upgrade() {
