@@ -15,7 +15,7 @@ use super::logging::{self, LogFormat};
 use super::signals::{SIGHUP, SIGINT, SIGTERM, exit_code, on_signals};
 use super::supervisor::{Supervisor, handed_over};
 use super::{Exit, complain, print, say};
-use crate::server::ServerHandle;
+use crate::server::{ServerHandle, StartError};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 
 /// What `serve` is told.
@@ -53,7 +53,7 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     };
     let server = match builder.start() {
         Ok(server) => server,
-        Err(error) => return fail(&error),
+        Err(error) => return fail(&refused(&error)),
     };
     let heard = start_reloading(server.clone(), reloadables).and_then(hear_signals);
     let asked = match heard {
@@ -106,8 +106,24 @@ pub(super) fn check_config(config: config::Arguments) -> Exit {
             }
             printed
         }
-        Err(error) => fail(&error),
+        Err(error) => fail(&refused(&error)),
     }
+}
+
+/// Why the server does not start, with the settings that would have it do so.
+fn refused(error: &StartError) -> String {
+    let remedy = match error {
+        StartError::Exposed(_) => "--token-file, --listen, --insecure",
+        StartError::InClear(_) => "--tls-certificate and --tls-key, --listen, --insecure",
+        StartError::AdminExposed(_) => "--admin-listen, --insecure",
+        StartError::NoEngine
+        | StartError::DuplicateEngine(_)
+        | StartError::Setting(_)
+        | StartError::Host(_)
+        | StartError::Listen { .. }
+        | StartError::Thread(_) => return error.to_string(),
+    };
+    format!("{error}: see {remedy}")
 }
 
 /// All that a server is started from, opened and read; says what is wrong where that cannot be.

@@ -152,6 +152,7 @@ fn what_a_server_would_not_start_with_is_found_without_starting_one() {
         &["--listen", "0.0.0.0:0", "--token-file", &tokens],
         "could read tokens and rows",
     );
+    with_db(&["--listen", "0.0.0.0:0"], "see --token-file, --listen, --insecure");
     with_db(&["--admin-listen", "0.0.0.0:0"], "see what the server is busy with");
     with_db(&["--listen", "127.0.0.1"], "not an address to listen on");
     with_db(&["--admin-listen", "here"], "not an address to listen on");

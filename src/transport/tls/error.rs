@@ -135,6 +135,10 @@ impl From<Error> for TlsError {
                 Fault::Other(OtherError(why)) if why.to_string().contains("CaUsedAsEndEntity") => {
                     Self::Certificate("it is a CA's own; a server needs one with basicConstraints CA:FALSE".to_owned())
                 }
+                Fault::UnsupportedSignatureAlgorithmContext { .. }
+                | Fault::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Self::Certificate(
+                    "it is signed in a way that is not trusted; one that is signed by itself has to be named as trusted".to_owned(),
+                ),
                 fault => Self::Certificate(fault.to_string()),
             },
             Error::AlertReceived(alert) => Self::Refused(format!("{alert:?}")),
