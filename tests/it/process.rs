@@ -243,7 +243,7 @@ fn sort_among_others(served: &Served) {
 
 #[test]
 fn sorts_that_nobody_has_make_room_for_others_at_once() {
-    let served = Served::with(&["--sqlite-heap", "24MiB"]);
+    let served = Served::with(&["--sqlite-heap", "24MiB", "--query-rate", "off"]);
     let mut hoarder = connect(&served);
     hoard(&mut hoarder, true);
     drop(hoarder);
@@ -252,7 +252,7 @@ fn sorts_that_nobody_has_make_room_for_others_at_once() {
 
 #[test]
 fn sorts_that_are_left_at_rest_make_room_for_others() {
-    let served = Served::with(&["--sqlite-heap", "24MiB"]);
+    let served = Served::with(&["--sqlite-heap", "24MiB", "--query-rate", "off"]);
     let mut hoarder = connect(&served);
     hoard(&mut hoarder, false);
     sort_among_others(&served);
