@@ -88,13 +88,12 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>, mut ticket: Ticket) {
                 }
             }
         }
-        if let Some(next_ticket) = stream.next_turn(ticket, bytes) {
-            ticket = next_ticket;
+        if stream.next_turn(&mut ticket, bytes) {
             continue;
         }
         stream.put_back(job);
         stream.nothing_follows();
-        let place = stream.place();
+        let place = stream.place_with(ticket);
         let Some((next, next_ticket)) = core.queue.exchange(stream, place) else {
             return;
         };
