@@ -92,6 +92,12 @@ pub(crate) struct Bearer {
     pub(crate) token: Fingerprint,
 }
 
+impl Bearer {
+    pub(crate) fn has_token_of(&self, other: &Self) -> bool {
+        self.token.as_bytes() == other.token.as_bytes()
+    }
+}
+
 /// What a client shows of itself. `Debug` does not show the token.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a> {

@@ -556,6 +556,10 @@ impl<'a> Messages<'a> {
         let rights = self.session.lock().rights().clone();
         let scheduler = &self.context.scheduler;
         scheduler.describe(query, self.origin(), &rights, Box::new(answer));
+        if self.handle.is_turned_out() {
+            // Whoever has turned them out may not have seen this question.
+            scheduler.cancel_questions(self.handle.id, CancelReason::Admin);
+        }
     }
 
     fn resume(&self, query: &ResumeQuery) -> ControlFlow<()> {

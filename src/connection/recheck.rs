@@ -83,7 +83,9 @@ impl Admission {
                 Some(Ok(identity)) => may_have(identity.rights(), &stream),
                 Some(Err(_)) => false,
             };
-            if !may_stay {
+            // Who has resumed it meanwhile is looked at as who they are.
+            let is_theirs = || stream.bearer().is_some_and(|now| Arc::ptr_eq(&now, &bearer));
+            if !may_stay && !stream.figures().is_attached && is_theirs() {
                 stream.cancel(CancelReason::Admin);
             }
         }
@@ -114,37 +116,68 @@ impl ConnectionHandle {
     /// Looks again at who is in: their rights are what they are now, and streams beyond them are cancelled; or they are turned out, which is
     /// when this is true. Blocks as the authenticator does.
     pub(crate) fn recheck(self: &Arc<Self>, context: &ConnectionContext) -> bool {
-        let Some(Guest { bearer, session }) = self.guest.lock().clone() else {
-            return false;
-        };
-        let looked = context.admission.look_again(&bearer);
-        if self.bearer().is_none_or(|now| !Arc::ptr_eq(&now, &bearer)) {
-            // They have shown another token meanwhile, and see to that themselves.
-            return false;
-        }
-        match looked {
-            None => false,
-            Some(Ok(identity)) => {
-                if identity != bearer.identity {
-                    let rights = identity.rights().clone();
-                    let token = bearer.token;
-                    self.set_guest(Bearer { identity, token }, &session);
-                    session.lock().admit(rights.clone());
-                    self.cancel_streams(&session, &context.scheduler, |stream| !may_have(&rights, stream));
-                }
-                false
+        loop {
+            let round = context.admission.rounds.current();
+            let Some(Guest { bearer, session }) = self.guest.lock().clone() else {
+                return false;
+            };
+            let Some(looked) = context.admission.look_again(&bearer) else {
+                return false;
+            };
+            if !self.is_in_by(&bearer) {
+                // They have shown another token meanwhile, and see to that themselves.
+                return false;
             }
-            Some(Err(denial)) => {
-                self.turn_out(denial, &session, context);
-                true
+            match looked {
+                Ok(identity) => self.set_identity(&bearer, &identity, &session, context),
+                Err(denial) => return self.turn_out(denial, &session, context),
             }
+            if context.admission.rounds.current() == round {
+                return false;
+            }
+            // What was found out may be older than what another round has.
         }
     }
 
-    /// Nothing that the peer says counts any more; it is told why, its streams have their terminators, and the connection is closed.
-    fn turn_out(self: &Arc<Self>, denial: Denial, session: &Mutex<Session>, context: &ConnectionContext) {
+    /// Whether it is by the same token that somebody is in.
+    fn is_in_by(&self, bearer: &Bearer) -> bool {
+        self.bearer().is_some_and(|now| now.has_token_of(bearer))
+    }
+
+    /// Who came in with `bearer` is `identity` now, unless they have shown another token.
+    fn set_identity(
+        &self,
+        bearer: &Bearer,
+        identity: &Identity,
+        session: &Mutex<Session>,
+        context: &ConnectionContext,
+    ) {
+        let rights = identity.rights();
+        {
+            // One lock over both: who shows another token at this moment has its rights at the end.
+            let mut guest = self.guest.lock();
+            let Some(guest) = guest.as_mut().filter(|guest| guest.bearer.has_token_of(bearer)) else {
+                return;
+            };
+            if guest.bearer.identity == *identity {
+                return;
+            }
+            guest.bearer = Arc::new(Bearer {
+                identity: identity.clone(),
+                token: bearer.token,
+            });
+            session.lock().admit(rights.clone());
+        }
+        self.cancel_streams(session, &context.scheduler, |stream| !may_have(rights, stream));
+    }
+
+    /// Nothing that the peer says counts any more; it is told why, its streams have their terminators, and the connection is closed. False
+    /// where all of that has been done before.
+    fn turn_out(self: &Arc<Self>, denial: Denial, session: &Mutex<Session>, context: &ConnectionContext) -> bool {
         // First of all: a stream that is started now is cancelled by whoever starts it.
-        self.is_turned_out.store(true, Ordering::SeqCst);
+        if self.is_turned_out.swap(true, Ordering::SeqCst) {
+            return false;
+        }
         log::warn!(connection = self.id.number(), reason = denial.text(); "a client that was in is turned out");
         let (error_code, close_code) = denial.codes();
         let error = ErrorMessage::new(error_code, denial.text());
@@ -157,6 +190,7 @@ impl ConnectionHandle {
         let guard = context.scheduler.timekeeper().set(at, Arc::new(alarm));
         let before = self.closing.lock().replace(guard);
         drop(before);
+        true
     }
 
     fn cancel_streams(&self, session: &Mutex<Session>, scheduler: &Scheduler, is_to_go: impl Fn(&Stream) -> bool) {

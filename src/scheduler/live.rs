@@ -214,6 +214,11 @@ impl Stream {
         }
     }
 
+    /// Whether the job sleeps here. The status goes on to say so until the engine has made something again.
+    pub(super) fn is_parked(&self) -> bool {
+        self.rest.lock().turn == Turn::Parked
+    }
+
     /// The worker gives the job back before the stream goes into the run queue again.
     pub(super) fn put_back(&self, job: Box<Job>) {
         let mut rest = self.rest.lock();
@@ -365,16 +370,21 @@ impl Stream {
         }
     }
 
+    /// Its place in the run queue, for the worker that has this ticket: who had it before may not have [said](Self::parked) so yet.
+    pub(super) fn place_with(&self, ticket: Ticket) -> Place {
+        Place { ticket, ..self.place() }
+    }
+
     /// A turn is over in which so many bytes were encoded, and the stream leaves its worker.
     pub(super) fn turn_over(&self, ticket: Ticket, bytes: usize) {
-        let mut place = Place { ticket, ..self.place() };
+        let mut place = self.place_with(ticket);
         self.core.queue.leaves(&mut place, bytes);
         *self.ticket.lock() = place.ticket;
     }
 
     /// As [`turn_over`](Self::turn_over), because there was no room for more.
     pub(super) fn parked(&self, ticket: Ticket, bytes: usize, blocked: Blocked) {
-        let mut place = Place { ticket, ..self.place() };
+        let mut place = self.place_with(ticket);
         if blocked == Blocked::Writer {
             self.core.queue.leaves_full(&mut place, bytes);
         } else {
@@ -383,12 +393,13 @@ impl Stream {
         *self.ticket.lock() = place.ticket;
     }
 
-    /// A turn is over in which so many bytes were encoded. The ticket for the next, where nobody else waits for it.
-    pub(super) fn next_turn(&self, ticket: Ticket, bytes: usize) -> Option<Ticket> {
-        let mut place = Place { ticket, ..self.place() };
+    /// A turn is over in which so many bytes were encoded. True where the stream has the next, because nobody else waits for it.
+    pub(super) fn next_turn(&self, ticket: &mut Ticket, bytes: usize) -> bool {
+        let mut place = self.place_with(*ticket);
         let goes_on = self.core.queue.served_and_goes_on(&mut place, bytes);
+        *ticket = place.ticket;
         *self.ticket.lock() = place.ticket;
-        goes_on.then_some(place.ticket)
+        goes_on
     }
 
     pub(crate) fn rank(&self) -> Rank {

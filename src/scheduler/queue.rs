@@ -140,7 +140,7 @@ impl<T> GroupedQueue<T> {
     }
 
     fn pop_known(&mut self, now: Instant) -> Option<(GroupKey, T, Ticket)> {
-        // At most as many groups are passed over as there are workers.
+        // Passed over are groups that a worker has, or has just left.
         let groups = &self.groups;
         let (virtual_time, key) = *self
             .with_known
@@ -213,7 +213,8 @@ impl<T> GroupedQueue<T> {
     pub(crate) fn left_full(&mut self, place: &Place, now: Instant) {
         if let Some(group) = self.groups.get_mut(&place.group) {
             let full = (now, place.ticket.priority());
-            group.full = group.full.filter(|(_, before)| *before > full.1).or(Some(full));
+            let outranks = |(since, before): &(Instant, u8)| *before > full.1 && is_quick(*since, now);
+            group.full = group.full.filter(outranks).or(Some(full));
         }
     }
 
@@ -281,15 +282,19 @@ impl<T> Group<T> {
 
     /// The highest priority for which those below it wait.
     fn highest_served(&self, now: Instant) -> Option<u8> {
-        let is_quick = |since: Instant| now.saturating_duration_since(since) < PATIENCE;
         let waited_for = self.serving.iter().chain(&self.full);
-        let quick = waited_for.filter(|(since, _)| is_quick(*since));
+        let quick = waited_for.filter(|(since, _)| is_quick(*since, now));
         quick.map(|(_, priority)| *priority).max()
     }
 
     fn has_turn(&self, now: Instant) -> bool {
         self.known.has_turn_beside(self.highest_served(now))
     }
+}
+
+/// Whether what began then is still waited for.
+fn is_quick(since: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(since) < PATIENCE
 }
 
 /// What a worker is given to do.
@@ -311,6 +316,8 @@ struct State<T, E, Q> {
     question_was_last: bool,
     /// Questions that workers have.
     n_asking: usize,
+    /// Half of the workers: an engine that is slow to answer holds up no stream.
+    asking_max: usize,
     asides: VecDeque<E>,
     aside_runs: bool,
     /// Workers that have nothing to do, those included that have not come for work yet.
@@ -320,6 +327,18 @@ struct State<T, E, Q> {
     closed: bool,
 }
 
+impl<T, E, Q> State<T, E, Q> {
+    /// Whether there is a question, and a worker for it.
+    fn may_ask(&self) -> bool {
+        !self.questions.is_empty() && self.n_asking < self.asking_max
+    }
+
+    /// Whether a question stands before the next turn.
+    fn is_question_next(&self) -> bool {
+        !self.question_was_last && self.may_ask()
+    }
+}
+
 /// The queue that workers wait on. Nothing here blocks but [`next`](Self::next), which a push or [`close`](Self::close) wakes.
 #[derive(Debug)]
 pub(crate) struct RunQueue<T, E, Q = Infallible> {
@@ -327,8 +346,6 @@ pub(crate) struct RunQueue<T, E, Q = Infallible> {
     pushed: Condvar,
     /// Asides that may wait, and questions.
     asides_max: usize,
-    /// Half of the workers: an engine that is slow to answer holds up no stream.
-    asking_max: usize,
 }
 
 impl<T, E, Q> RunQueue<T, E, Q> {
@@ -340,6 +357,7 @@ impl<T, E, Q> RunQueue<T, E, Q> {
                 questions: VecDeque::new(),
                 question_was_last: false,
                 n_asking: 0,
+                asking_max: (n_workers / 2).max(1),
                 asides: VecDeque::new(),
                 aside_runs: false,
                 n_free: n_workers,
@@ -348,7 +366,6 @@ impl<T, E, Q> RunQueue<T, E, Q> {
             }),
             pushed: Condvar::new(),
             asides_max,
-            asking_max: (n_workers / 2).max(1),
         }
     }
 
@@ -412,25 +429,30 @@ impl<T, E, Q> RunQueue<T, E, Q> {
         self.wake_for_turn(&state);
     }
 
-    /// What the stream at `place` has encoded in its turn, where it could go on at once. True where it does, because nobody waits; else it counts as
-    /// being served until it is [exchanged](Self::exchange).
+    /// What the stream at `place` has encoded in its turn, where it could go on at once. True where it does, because nobody waits, nor a
+    /// question; else it counts as being served until it is [exchanged](Self::exchange).
     pub(crate) fn served_and_goes_on(&self, place: &mut Place, bytes: usize) -> bool {
         let mut state = self.state.lock();
         state.runnable.served(place, bytes);
-        let goes_on = state.runnable.len() == 0;
+        let goes_on = state.runnable.len() == 0 && !state.is_question_next();
         if goes_on {
+            state.question_was_last = false;
             state.runnable.serve_on(place, clock::now());
         }
         goes_on
     }
 
     /// Gives `item` back and takes the next one, which may be the same: a worker between two turns. `None` where there is none
-    /// for now.
+    /// for now, or a question stands before it.
     pub(crate) fn exchange(&self, item: T, place: Place) -> Option<(T, Ticket)> {
         let mut state = self.state.lock();
         state.runnable.end(&place);
         state.runnable.push_known(item, place);
-        let popped = state.runnable.pop(clock::now());
+        let mut popped = None;
+        if !state.is_question_next() {
+            popped = state.runnable.pop(clock::now());
+            state.question_was_last = false;
+        }
         self.wake_for_turn(&state);
         popped
     }
@@ -448,8 +470,9 @@ impl<T, E, Q> RunQueue<T, E, Q> {
     pub(crate) fn next(&self, may_do_aside: impl Fn() -> bool) -> Option<Work<T, E, Q>> {
         let mut state = self.state.lock();
         loop {
-            if (!state.question_was_last || state.runnable.len() == 0)
-                && state.n_asking < self.asking_max
+            let now = clock::now();
+            if (state.is_question_next() || !state.runnable.has_turn(now))
+                && state.may_ask()
                 && let Some(question) = state.questions.pop_front()
             {
                 state.question_was_last = true;
@@ -466,7 +489,6 @@ impl<T, E, Q> RunQueue<T, E, Q> {
                 state.n_free -= 1;
                 return Some(Work::Aside(aside));
             }
-            let now = clock::now();
             if let Some((item, ticket)) = state.runnable.pop(now) {
                 state.question_was_last = false;
                 state.n_free -= 1;
@@ -766,6 +788,75 @@ mod tests {
         queue.close();
         assert!(matches!(queue.next(|| false), Some(Work::Turn(2, _))));
         assert!(queue.next(|| false).is_none());
+    }
+
+    #[test]
+    fn questions_stand_before_every_second_turn_of_a_worker_that_never_rests_too() {
+        let queue: RunQueue<u32, (), &str> = RunQueue::new(1, 2);
+        let mut only = place(1);
+        queue.push_known(1, only);
+        let Some(Work::Turn(1, ticket)) = queue.next(|| false) else {
+            panic!("it is alone");
+        };
+        only.ticket = ticket;
+        assert!(queue.served_and_goes_on(&mut only, 1_000), "nobody waits");
+        for question in ["first", "second"] {
+            assert_eq!(queue.push_question(question), Ok(()));
+        }
+        assert!(!queue.served_and_goes_on(&mut only, 1_000), "a question waits");
+        assert!(queue.exchange(1, only).is_none());
+        queue.done();
+        assert!(matches!(queue.next(|| false), Some(Work::Question("first"))));
+        queue.question_done();
+        assert!(matches!(queue.next(|| false), Some(Work::Turn(1, _))));
+        assert!(!queue.served_and_goes_on(&mut only, 1_000), "the second waits");
+        assert!(queue.exchange(1, only).is_none());
+        queue.done();
+        assert!(matches!(queue.next(|| false), Some(Work::Question("second"))));
+        assert_eq!(queue.push_question("third"), Ok(()));
+        queue.question_done();
+        assert!(matches!(queue.next(|| false), Some(Work::Turn(1, _))));
+    }
+
+    #[test]
+    fn a_question_is_not_kept_waiting_by_those_whose_turn_it_is_not() {
+        let queue: RunQueue<u32, (), &str> = RunQueue::new(4, 2);
+        let with_priority = |priority| Place {
+            rank: Rank { priority, weight: 16 },
+            ..place(1)
+        };
+        assert_eq!(queue.push_question("first"), Ok(()));
+        assert!(matches!(queue.next(|| false), Some(Work::Question("first"))));
+        queue.state.lock().runnable.push_known(1, with_priority(7));
+        // Begun in the future, so that it is waited for however late this thread is.
+        let soon = clock::now() + Duration::from_secs(3_600);
+        assert!(queue.state.lock().runnable.pop(soon).is_some());
+        queue.push_known(2, with_priority(1));
+        assert_eq!(queue.push_question("second"), Ok(()));
+        assert!(matches!(queue.next(|| false), Some(Work::Question("second"))));
+    }
+
+    #[test]
+    fn what_has_filled_its_writer_long_ago_is_not_in_the_way_of_what_does_now() {
+        let now = clock::now();
+        let later = now + PATIENCE;
+        let mut queue = GroupedQueue::new();
+        let with_priority = |priority| Place {
+            rank: Rank { priority, weight: 16 },
+            ..place(1)
+        };
+        for (priority, at) in [(7, now), (5, later)] {
+            let mut urgent = with_priority(priority);
+            queue.push_known(priority, urgent);
+            let (item, ticket) = queue.pop(at).expect("it is alone");
+            assert_eq!(item, priority);
+            urgent.ticket = ticket;
+            queue.leaves(&mut urgent, 1_000);
+            queue.left_full(&urgent, at);
+        }
+        queue.push_known(1, with_priority(1));
+        assert!(queue.pop(later).is_none(), "its writer is busy");
+        assert!(queue.pop(later + PATIENCE).is_some());
     }
 
     #[test]

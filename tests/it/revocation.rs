@@ -251,6 +251,57 @@ fn who_is_let_in_while_all_are_looked_at_again_is_looked_at_again() {
     });
 }
 
+/// Looks at once, and says what it has seen when it is told to: the first two times.
+struct Pensive {
+    directory: Directory,
+    looks: Mutex<Vec<(Sender<()>, Receiver<()>)>>,
+}
+
+impl Authenticator for Pensive {
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, AuthError> {
+        self.directory.authenticate(credentials)
+    }
+
+    fn recheck(&self, token: &Fingerprint, _: &Identity) -> Result<Identity, AuthError> {
+        let found = self.directory.find(token);
+        let look = self.looks.lock().unwrap().pop();
+        if let Some((looked, go_on)) = look {
+            looked.send(()).unwrap();
+            go_on.recv_timeout(DEADLINE).unwrap();
+        }
+        found
+    }
+}
+
+#[test]
+fn of_two_rounds_the_later_one_holds() {
+    let (looked, has_looked) = bounded(2);
+    let [(tell_first, first), (tell_second, second)] = [(); 2].map(|()| bounded(1));
+    let authenticator = Arc::new(Pensive {
+        directory: Directory::default(),
+        looks: Mutex::new(vec![(looked.clone(), second), (looked, first)]),
+    });
+    let directory = &authenticator.directory;
+    directory.set(ALICE, Identity::new("alice"));
+    let server = builder().authenticator(Arc::clone(&authenticator)).start().unwrap();
+    let mut alice = connect(&server, ALICE);
+    let stream = start_endless(&mut alice, "first");
+    thread::scope(|scope| {
+        let wait_looked = || has_looked.recv_timeout(DEADLINE).unwrap();
+        directory.set(ALICE, Identity::new("alice").with_admin());
+        let round = scope.spawn(|| server.recheck_clients());
+        wait_looked();
+        directory.revoke(ALICE);
+        let next_round = scope.spawn(|| server.recheck_clients());
+        wait_looked();
+        tell_first.send(()).unwrap();
+        let n_first = round.join().unwrap();
+        tell_second.send(()).unwrap();
+        assert_eq!(n_first + next_round.join().unwrap(), 1);
+    });
+    check_turned_out(&mut alice, "UNAUTHENTICATED", &[stream], 4401);
+}
+
 #[test]
 fn an_engine_that_does_not_stop_keeps_nobody_in() {
     let gate = Gate::new();
@@ -271,6 +322,7 @@ fn an_engine_that_does_not_stop_keeps_nobody_in() {
     gate.wait_reached(DEADLINE).unwrap();
     directory.revoke(ALICE);
     assert_eq!(server.recheck_clients(), 1);
+    assert_eq!(server.recheck_clients(), 0, "that is no news, and gives no more time");
     // What it asks for is not looked at.
     alice.send(&json!({"type": "list_queries"}));
     check_turned_out(&mut alice, "UNAUTHENTICATED", &[], 4401);
