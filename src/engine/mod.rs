@@ -264,6 +264,9 @@ pub enum EngineErrorKind {
     Unavailable,
     /// The engine is locked or has no room just now: `ENGINE_BUSY`.
     Busy,
+    /// The [pool](Engine::memory_pool) that the engine takes its memory from is empty just now: `ENGINE_BUSY`. Where streams at rest have of
+    /// it, one is stopped to make room.
+    NoMemory,
     /// A value is beyond a limit of the engine: `LIMIT_EXCEEDED`.
     Limit,
     /// A value cannot be written: `ENCODING_ERROR`.
@@ -322,7 +325,7 @@ impl EngineError {
             EngineErrorKind::ReadOnly => ErrorCode::ReadOnly,
             EngineErrorKind::Query | EngineErrorKind::Cancelled => ErrorCode::QueryFailed,
             EngineErrorKind::Unavailable => ErrorCode::EngineUnavailable,
-            EngineErrorKind::Busy => ErrorCode::EngineBusy,
+            EngineErrorKind::Busy | EngineErrorKind::NoMemory => ErrorCode::EngineBusy,
             EngineErrorKind::Limit => ErrorCode::LimitExceeded,
             EngineErrorKind::Encoding => ErrorCode::EncodingError,
             EngineErrorKind::RowTooLarge => ErrorCode::RowTooLarge,

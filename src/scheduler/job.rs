@@ -528,6 +528,9 @@ impl Job {
         if error.kind == EngineErrorKind::Cancelled && stream.cancel.is_cancelled() {
             return self.cancelled(stream);
         }
+        if error.kind == EngineErrorKind::NoMemory {
+            stream.core.relieve(&*stream.engine, Need::Refused, clock::now());
+        }
         StreamEnd::Failed(Box::new(ErrorMessage {
             started: self.started,
             ..error_message(error)

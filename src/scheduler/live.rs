@@ -214,6 +214,11 @@ impl Stream {
         }
     }
 
+    /// Whether the job sleeps here. The status goes on to say so until the engine has made something again.
+    pub(super) fn is_parked(&self) -> bool {
+        self.rest.lock().turn == Turn::Parked
+    }
+
     /// The worker gives the job back before the stream goes into the run queue again.
     pub(super) fn put_back(&self, job: Box<Job>) {
         let mut rest = self.rest.lock();

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use super::Core;
 use super::live::Stream;
 use crate::engine::{CancelReason, Engine};
-use crate::stream::QueryStreamStatus;
 
 /// For so long, whoever is connected may leave a stream at rest whatever others need.
 pub(super) const REST_MIN: Duration = Duration::from_secs(5);
@@ -61,7 +60,7 @@ impl Core {
 
 /// Whether somebody is connected to the stream, and since when it rests; `None` for one that does not, or has not for long enough.
 fn rest(stream: &Stream, now: Instant) -> Option<(bool, Instant)> {
-    if stream.status() != QueryStreamStatus::WaitingClient {
+    if !stream.is_parked() {
         return None;
     }
     let (left_at, moved_at) = stream.rests_since();

@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::fair::Ticket;
-use super::job::{StreamEnd, TurnEnd};
+use super::job::TurnEnd;
 use super::live::Stream;
 use super::queue::{QUANTUM_BYTES, Work};
-use super::relief::Need;
 use super::{Core, Resting};
 use crate::clock;
-use crate::error::ErrorCode;
 
 /// What one estimate may take of a worker.
 pub(super) const ESTIMATE_BUDGET: Duration = Duration::from_millis(50);
@@ -75,9 +73,6 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>, mut ticket: Ticket) {
                     }
                 },
                 Ok(TurnEnd::End(end)) => {
-                    if matches!(&end, StreamEnd::Failed(error) if error.code == ErrorCode::EngineBusy) {
-                        core.relieve(&*stream.engine, Need::Refused, clock::now());
-                    }
                     stream.turn_over(ticket, bytes.max(TURN_BYTES_MIN));
                     return stream.finish(job, |_| end);
                 }

@@ -194,6 +194,7 @@ fn what_an_engine_says_reaches_the_client_before_and_after_rows() {
         (Kind::Cancelled, "QUERY_FAILED"),
         (Kind::Unavailable, "ENGINE_UNAVAILABLE"),
         (Kind::Busy, "ENGINE_BUSY"),
+        (Kind::NoMemory, "ENGINE_BUSY"),
         (Kind::Limit, "LIMIT_EXCEEDED"),
         (Kind::Encoding, "ENCODING_ERROR"),
         (Kind::RowTooLarge, "ROW_TOO_LARGE"),

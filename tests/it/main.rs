@@ -47,6 +47,7 @@ mod plain_client;
 mod process;
 mod proxy;
 mod questions;
+mod relief;
 mod resume;
 mod revocation;
 #[path = "../../src/protocol/schema_check_test.rs"]

@@ -15,7 +15,7 @@ const NAMES: &[(c_int, &str, EngineErrorKind)] = &[
     (codes::SQLITE_ABORT, "SQLITE_ABORT", EngineErrorKind::Query),
     (codes::SQLITE_BUSY, "SQLITE_BUSY", EngineErrorKind::Busy),
     (codes::SQLITE_LOCKED, "SQLITE_LOCKED", EngineErrorKind::Busy),
-    (codes::SQLITE_NOMEM, "SQLITE_NOMEM", EngineErrorKind::Busy),
+    (codes::SQLITE_NOMEM, "SQLITE_NOMEM", EngineErrorKind::NoMemory),
     (codes::SQLITE_READONLY, "SQLITE_READONLY", EngineErrorKind::ReadOnly),
     (codes::SQLITE_INTERRUPT, "SQLITE_INTERRUPT", EngineErrorKind::Query),
     (codes::SQLITE_IOERR, "SQLITE_IOERR", EngineErrorKind::Unavailable),
