@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::budget::Account;
 use super::fair::{Rank, Ticket};
+use super::groups::{GroupKey, Place};
 use super::job::{Job, StreamEnd};
 use super::outlet::{Outlet, Urgency};
-use super::queue::{GroupKey, Place};
 use super::timekeeper::{Alarm, AlarmGuard};
 use super::{Core, Origin};
 use crate::auth::Bearer;

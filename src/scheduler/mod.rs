@@ -7,6 +7,7 @@
 mod budget;
 mod buffers;
 mod fair;
+mod groups;
 mod job;
 mod life;
 mod live;

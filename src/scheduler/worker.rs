@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::fair::Ticket;
+use super::groups::QUANTUM_BYTES;
 use super::job::TurnEnd;
 use super::live::Stream;
-use super::queue::{QUANTUM_BYTES, Work};
+use super::queue::Work;
 use super::{Core, Resting};
 use crate::clock;
 
@@ -19,6 +20,10 @@ pub(super) const ESTIMATE_BUDGET: Duration = Duration::from_millis(50);
 
 /// While streams wait for their turns, estimates get at most one part in this many of a worker's time.
 const ESTIMATE_SHARE: u32 = 20;
+
+/// How long one turn may take. A stream that has made next to nothing by then has had a whole turn all the same: one whose rows come slowly
+/// would have its worker for as long as it takes to make so many bytes.
+const TURN_MAX: Duration = Duration::from_millis(10);
 
 /// What a stream's last turn counts for at the least: a flood of small queries takes time, too.
 const TURN_BYTES_MIN: usize = 16 * 1024;
@@ -58,10 +63,16 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>, mut ticket: Ticket) {
     };
     loop {
         let mut bytes = 0;
+        let over_at = clock::now() + TURN_MAX;
         while bytes < QUANTUM_BYTES {
             let turn = catch_unwind(AssertUnwindSafe(|| job.turn(&stream)));
             match turn {
-                Ok(TurnEnd::Again(n)) => bytes += n.max(1),
+                Ok(TurnEnd::Again(n)) => {
+                    bytes += n.max(1);
+                    if clock::now() >= over_at {
+                        bytes = bytes.max(QUANTUM_BYTES);
+                    }
+                }
                 Ok(TurnEnd::NoRoom(blocked)) => match stream.park(job) {
                     None => {
                         stream.parked(ticket, bytes, blocked);

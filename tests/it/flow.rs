@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rowstream::engine::memory::{Gate, MemoryEngine, Script};
-use rowstream::{QueryStreamStatus, ServerHandle, StreamingConfig};
+use rowstream::{QueryStreamStatus, Server, ServerHandle, StreamingConfig};
 use serde_json::{Value, json};
 
 use crate::support::{DEADLINE, Plain, Wire, eventually, serve, serve_with};
@@ -462,4 +462,27 @@ fn what_is_held_is_bounded_and_comes_back_to_nothing() {
     drop(client);
     server.shutdown();
     assert_eq!(server.streams().bytes_held(), 0);
+}
+
+#[test]
+fn a_stream_whose_rows_come_slowly_takes_turns_with_others() {
+    let slowly = (0..3_000).fold(Script::new(["n"]), |script, n| {
+        script.row([n.into()]).delay(Duration::from_millis(100))
+    });
+    let few = Script::new(["n"]).rows((0..10).map(|n| vec![n.into()]));
+    let engine = MemoryEngine::builder().query("slow", slowly).query("few", few).build();
+    let server = Server::builder()
+        .engine("m", engine)
+        .workers(1)
+        .listen("127.0.0.1:0")
+        .start()
+        .unwrap();
+    let [mut slow, mut other] = [(); 2].map(|()| Plain::connect(&server));
+    slow.query("slow", json!({"batch_size": 1, "progress_interval_ms": 0}));
+    recv_batch(&mut slow);
+    // Each batch is a turn of its own, and the only worker has others to give.
+    let seen = other.run("few", json!({"batch_size": 1, "progress_interval_ms": 0}));
+    seen.assert_completed();
+    other.send(&json!({"type": "describe_query", "query": "few"}));
+    assert!(matches!(other.recv(), Wire::QueryDescription { .. }));
 }

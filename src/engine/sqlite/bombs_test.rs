@@ -9,7 +9,7 @@ use super::ffi;
 use super::tests::{DEADLINE, LIMITS, MANY, check, check_cancelled, check_refused, fixture, rows, writer_of};
 use super::*;
 use crate::clock;
-use crate::engine::EngineErrorKind::{Busy, Limit, Query, ReadOnly};
+use crate::engine::EngineErrorKind::{Limit, NoMemory, Query, ReadOnly};
 use crate::engine::{EngineErrorKind, Step};
 
 const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) ";
@@ -29,11 +29,11 @@ const FAILING: &[(&str, EngineErrorKind)] = &[
     ),
     (
         "ENDLESS SELECT json_group_array(x) FROM (SELECT format('%.*c', 90000, 'x') AS x FROM n LIMIT 4000)",
-        Busy,
+        NoMemory,
     ),
     (
         "ENDLESS SELECT json_group_object(1, x) FROM (SELECT format('%.*c', 90000, 'x') AS x FROM n LIMIT 4000)",
-        Busy,
+        NoMemory,
     ),
     (
         "ENDLESS SELECT format('%.*c', 90000, 'x') || i AS x FROM n ORDER BY x",
