@@ -474,6 +474,11 @@ impl Outbox {
         self.close_by(Some(ConnectionEnd::Refused), Some(code.number()), reason, false);
     }
 
+    /// As [`close_now`](Self::close_now), though once every stream has its terminator.
+    pub(super) fn close_refused(&self, code: CloseCode, reason: &str) {
+        self.close_by(Some(ConnectionEnd::Refused), Some(code.number()), reason, true);
+    }
+
     /// Closes at once a connection that is not used.
     pub(super) fn close_idle(&self) {
         let code = CloseCode::GoingAway.number();

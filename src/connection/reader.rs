@@ -633,6 +633,10 @@ impl<'a> Messages<'a> {
         self.context.scheduler.cancel_questions(self.handle.id, reason);
         let known = self.session.lock().known();
         for stream in known.into_iter().filter_map(|id| self.context.scheduler.find(id)) {
+            if stream.is_at(self.handle.id) {
+                // Its client may have shown a newer token since it was started.
+                stream.set_bearer(self.handle.bearer());
+            }
             stream.detach(self.handle.id);
         }
     }

@@ -184,7 +184,7 @@ impl ConnectionHandle {
         let _closed_either_way = self.outbox.send(&ServerMessage::Error(error));
         self.cancel_streams(session, &context.scheduler, |_| true);
         context.scheduler.cancel_questions(self.id, CancelReason::Admin);
-        self.outbox.close(Some(close_code.number()), denial.text(), true);
+        self.outbox.close_refused(close_code, denial.text());
         let alarm = Timeout::new(self, close_code, denial.text());
         let at = clock::after(clock::now(), TURN_OUT_GRACE);
         let guard = context.scheduler.timekeeper().set(at, Arc::new(alarm));

@@ -269,6 +269,7 @@ impl Stream {
         if catch_unwind(AssertUnwindSafe(|| drop(cursor))).is_err() {
             log::error!(stream:% = self.id; "the engine panicked while closing its cursor");
         }
+        self.core.relief.closed(self.id);
         // Before the client hears of the end: it may have another then.
         job.leave_seat();
         let end = end(&job);

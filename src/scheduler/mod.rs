@@ -48,6 +48,7 @@ use live::{Asked, StreamPlan};
 use outlet::{NoteKind, Outlet};
 use question::{QUESTION_DURATION_MAX, Question, Questions};
 use queue::RunQueue;
+use relief::Relief;
 
 use crate::auth::Rights;
 use crate::clock;
@@ -86,6 +87,7 @@ struct Core {
     epoch: Epoch,
     timekeeper: Timekeeper,
     closing: Mutex<Option<Sender<Resting>>>,
+    relief: Relief,
 }
 
 /// A connection, as its streams know it.
@@ -234,6 +236,7 @@ impl Scheduler {
                 epoch: Epoch::random(),
                 timekeeper: Timekeeper::start()?,
                 closing: Mutex::new(Some(closing)),
+                relief: Relief::default(),
             }),
             engines,
             seats,

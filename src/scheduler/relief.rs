@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use super::Core;
 use super::live::Stream;
 use crate::engine::{CancelReason, Engine};
+use crate::id::StreamId;
+use crate::sync::Mutex;
 
 /// For so long, whoever is connected may leave a stream at rest whatever others need.
 pub(super) const REST_MIN: Duration = Duration::from_secs(5);
@@ -35,6 +37,31 @@ impl Need {
     }
 }
 
+/// How long others wait for what a stopped stream had, where its cursor does not close.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
+
+/// The stream that was stopped last, and when, until its cursor is closed: what it had is not free before, and to stop another meanwhile
+/// would be to stop all of them.
+#[derive(Debug, Default)]
+pub(super) struct Relief(Mutex<Option<(StreamId, Instant)>>);
+
+impl Relief {
+    /// False where another is being stopped.
+    fn begin(&self, stream: StreamId, now: Instant) -> bool {
+        let mut under_way = self.0.lock();
+        if under_way.is_some_and(|(_, since)| now < since + CLOSING_MAX) {
+            return false;
+        }
+        *under_way = Some((stream, now));
+        true
+    }
+
+    /// The stream's cursor is closed.
+    pub(super) fn closed(&self, stream: StreamId) {
+        self.0.lock().take_if(|(under_way, _)| *under_way == stream);
+    }
+}
+
 impl Core {
     /// Stops a stream that rests at the cost of others, where there is need and such a stream. What it had is free a moment later.
     pub(super) fn relieve(self: &Arc<Self>, engine: &dyn Engine, need: Need, now: Instant) {
@@ -49,6 +76,9 @@ impl Core {
         let Some(((is_attached, _), stream)) = longest else {
             return;
         };
+        if !self.relief.begin(stream.id, now) {
+            return;
+        }
         if is_attached {
             log::warn!(stream:% = stream.id, principal = stream.principal.name(); "a stream is stopped whose client leaves it at rest: the engine's memory is scarce");
             stream.cancel(CancelReason::SlowClient);
@@ -67,5 +97,24 @@ fn rest(stream: &Stream, now: Instant) -> Option<(bool, Instant)> {
     match left_at {
         Some(left_at) => Some((false, left_at)),
         None => (now >= moved_at + REST_MIN).then_some((true, moved_at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn one_stream_is_stopped_at_a_time() {
+        let [first, second, third] = [(); 3].map(|()| StreamId::random());
+        let (relief, now) = (Relief::default(), clock::now());
+        assert!(relief.begin(first, now));
+        assert!(!relief.begin(second, now));
+        relief.closed(second);
+        assert!(!relief.begin(second, now), "that was another");
+        relief.closed(first);
+        assert!(relief.begin(second, now));
+        assert!(relief.begin(third, now + CLOSING_MAX), "nobody waits for ever");
     }
 }

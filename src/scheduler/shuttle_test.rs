@@ -40,6 +40,7 @@ pub(super) fn core(config: StreamingConfig, n_workers: usize) -> Arc<Core> {
         epoch: Epoch::random(),
         timekeeper: Timekeeper::still(),
         closing: Mutex::new(None),
+        relief: Relief::default(),
     })
 }
 
