@@ -383,7 +383,7 @@ impl Job {
             unreachable!("a turn fills only after it has opened");
         };
         let begun_at = clock::now();
-        let limit = self.producer.lock().begin(writer, begun_at);
+        let limit = self.producer.lock().begin(writer, begun_at, u32::MAX);
         let filled = cursor.fill(writer);
         let now = clock::now();
         self.engine_time += now.saturating_duration_since(begun_at);
@@ -612,7 +612,7 @@ impl Producer {
         }
     }
 
-    fn begin(&self, writer: &mut RowWriter, now: Instant) -> Limit {
+    fn begin(&self, writer: &mut RowWriter, now: Instant, rows_max: u32) -> Limit {
         let mut buffer = self.stream.core.buffers.take();
         self.open_batch(&mut buffer);
         let is_probe = self.is_probe();
@@ -629,6 +629,7 @@ impl Producer {
             rows_max: self
                 .rules
                 .batch_rows
+                .min(rows_max)
                 .min(u32::try_from(rows_left).unwrap_or(u32::MAX))
                 .max(1),
             bytes_max: self.rules.batch_bytes,
@@ -788,7 +789,9 @@ impl FlushSink for DueBatches {
         }
         // A writer that fails stays full and fails again when the engine's call is over.
         if producer.finish(writer, now, true, Some(Urgency::Now)).is_ok() {
-            producer.begin(writer, now);
+            // Where somebody waits for a worker, the engine comes back with its next row.
+            let is_wanted = producer.stream.core.queue.is_wanted();
+            producer.begin(writer, now, if is_wanted { 1 } else { u32::MAX });
         }
     }
 }

@@ -80,6 +80,12 @@ impl<T, E, Q> RunQueue<T, E, Q> {
         }
     }
 
+    /// Whether somebody waits for a worker.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let state = self.state.lock();
+        state.runnable.len() > 0 || state.may_ask()
+    }
+
     /// How many items a new one would wait behind before its first turn: `None` where a worker is free for it.
     pub(crate) fn wait_ahead(&self) -> Option<usize> {
         let state = self.state.lock();

@@ -43,6 +43,27 @@ fn rows_come_as_they_are_stored() {
 }
 
 #[test]
+fn a_query_that_finds_few_rows_leaves_its_worker_to_others() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("wire.db");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE t(n)")
+        .unwrap();
+    let builder = Server::builder().engine("sqlite", SqliteEngine::open(&path).unwrap());
+    let server = builder.workers(1).listen("127.0.0.1:0").start().unwrap();
+    let [mut rare, mut other] = [(); 2].map(|()| Plain::connect(&server));
+    // Batches close by time, in the middle of a step that has no other end.
+    let endless =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i % 500000 = 0";
+    rare.query(endless, json!({"batch_size": 10_000, "progress_interval_ms": 0}));
+    rare.recv_until("rows", |wire| matches!(wire, Wire::QueryBatch { batch_number: 1, .. }));
+    other.run("SELECT 1", json!({})).assert_completed();
+    other.send(&json!({"type": "describe_query", "query": "SELECT 1"}));
+    assert!(matches!(other.recv(), Wire::QueryDescription { .. }));
+}
+
+#[test]
 fn parameters_are_bound_by_place_and_by_name() {
     let (_folder, server) = serve_sql("");
     let mut client = Plain::connect(&server);
