@@ -295,14 +295,22 @@ fn is_quick(since: Instant, now: Instant) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::clock;
 
-    fn place(group: GroupKey) -> Place {
+    pub(in crate::scheduler) fn place(group: GroupKey) -> Place {
         Place {
             group,
             ..Place::default()
+        }
+    }
+
+    /// In group 1, with a priority of its own.
+    pub(in crate::scheduler) fn urgent_place(priority: u8) -> Place {
+        Place {
+            rank: Rank { priority, weight: 16 },
+            ..place(1)
         }
     }
 
@@ -365,13 +373,9 @@ mod tests {
     fn less_urgent_ones_wait_for_one_that_is_served_or_has_filled_its_writer() {
         let now = clock::now();
         let mut queue = GroupedQueue::new();
-        let with_priority = |priority| Place {
-            rank: Rank { priority, weight: 16 },
-            ..place(1)
-        };
-        let mut urgent = with_priority(7);
+        let mut urgent = urgent_place(7);
         queue.push_known("urgent", urgent);
-        queue.push_known("low", with_priority(1));
+        queue.push_known("low", urgent_place(1));
         let (_, ticket) = queue.pop(now).expect("both wait");
         urgent.ticket = ticket;
         assert!(queue.pop(now).is_none() && !queue.has_turn(now));
@@ -443,12 +447,8 @@ mod tests {
         let now = clock::now();
         let later = now + PATIENCE;
         let mut queue = GroupedQueue::new();
-        let with_priority = |priority| Place {
-            rank: Rank { priority, weight: 16 },
-            ..place(1)
-        };
         for (priority, at) in [(7, now), (5, later)] {
-            let mut urgent = with_priority(priority);
+            let mut urgent = urgent_place(priority);
             queue.push_known(priority, urgent);
             let (item, ticket) = queue.pop(at).expect("it is alone");
             assert_eq!(item, priority);
@@ -456,7 +456,7 @@ mod tests {
             queue.leaves(&mut urgent, 1_000);
             queue.left_full(&urgent, at);
         }
-        queue.push_known(1, with_priority(1));
+        queue.push_known(1, urgent_place(1));
         assert!(queue.pop(later).is_none(), "its writer is busy");
         assert!(queue.pop(later + PATIENCE).is_some());
     }

@@ -385,12 +385,11 @@ impl Stream {
 
     /// As [`turn_over`](Self::turn_over), because there was no room for more.
     pub(super) fn parked(&self, ticket: Ticket, bytes: usize, blocked: Blocked) {
-        let mut place = self.place_with(ticket);
-        if blocked == Blocked::Writer {
-            self.core.queue.leaves_full(&mut place, bytes);
-        } else {
-            self.core.queue.leaves(&mut place, bytes);
+        if blocked != Blocked::Writer {
+            return self.turn_over(ticket, bytes);
         }
+        let mut place = self.place_with(ticket);
+        self.core.queue.leaves_full(&mut place, bytes);
         *self.ticket.lock() = place.ticket;
     }
 

@@ -188,8 +188,8 @@ impl<T, E, Q> RunQueue<T, E, Q> {
         let mut state = self.state.lock();
         loop {
             let now = clock::now();
-            if (state.is_question_next() || !state.runnable.has_turn(now))
-                && state.may_ask()
+            if state.may_ask()
+                && (!state.question_was_last || !state.runnable.has_turn(now))
                 && let Some(question) = state.questions.pop_front()
             {
                 state.question_was_last = true;
@@ -268,32 +268,20 @@ impl<T, E, Q> RunQueue<T, E, Q> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::fair::Rank;
-    use super::super::groups::GroupKey;
+    use super::super::groups::tests::{place, urgent_place};
     use super::*;
-
-    fn place(group: GroupKey) -> Place {
-        Place {
-            group,
-            ..Place::default()
-        }
-    }
 
     #[test]
     fn nobody_slips_in_between_two_turns_of_a_more_urgent_one() {
         let queue: RunQueue<&str, ()> = RunQueue::new(2, 1);
         let begun_at = clock::now();
-        let with_priority = |priority| Place {
-            rank: Rank { priority, weight: 16 },
-            ..place(1)
-        };
-        let mut urgent = with_priority(7);
+        let mut urgent = urgent_place(7);
         queue.push_known("urgent", urgent);
         let Some(Work::Turn("urgent", ticket)) = queue.next(|| false) else {
             panic!("it is alone");
         };
         urgent.ticket = ticket;
-        queue.push_known("low", with_priority(1));
+        queue.push_known("low", urgent_place(1));
         assert!(!queue.served_and_goes_on(&mut urgent, 1_000), "somebody waits");
         let has_turn = || queue.state.lock().runnable.has_turn(begun_at);
         assert!(!has_turn(), "though not for a turn");
@@ -410,17 +398,13 @@ mod tests {
     #[test]
     fn a_question_is_not_kept_waiting_by_those_whose_turn_it_is_not() {
         let queue: RunQueue<u32, (), &str> = RunQueue::new(4, 2);
-        let with_priority = |priority| Place {
-            rank: Rank { priority, weight: 16 },
-            ..place(1)
-        };
         assert_eq!(queue.push_question("first"), Ok(()));
         assert!(matches!(queue.next(|| false), Some(Work::Question("first"))));
-        queue.state.lock().runnable.push_known(1, with_priority(7));
+        queue.state.lock().runnable.push_known(1, urgent_place(7));
         // Begun in the future, so that it is waited for however late this thread is.
         let soon = clock::now() + Duration::from_secs(3_600);
         assert!(queue.state.lock().runnable.pop(soon).is_some());
-        queue.push_known(2, with_priority(1));
+        queue.push_known(2, urgent_place(1));
         assert_eq!(queue.push_question("second"), Ok(()));
         assert!(matches!(queue.next(|| false), Some(Work::Question("second"))));
     }

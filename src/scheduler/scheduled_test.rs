@@ -79,10 +79,14 @@ fn origin(scheduler: &Scheduler, number: u64) -> Origin {
     scheduler.origin(ConnectionId::new(number), Principal::anonymous())
 }
 
-fn accept(scheduler: &Scheduler, query: StreamQuery, bell: &Arc<Bell>) -> Accepted {
+/// From the first connection there is.
+fn try_accept(scheduler: &Scheduler, query: StreamQuery, bell: &Arc<Bell>) -> Result<Accepted, Box<ErrorMessage>> {
     let sink = Arc::clone(bell) as Arc<dyn StreamSink>;
-    let accepted = scheduler.accept(query, &origin(scheduler, 1), &Rights::everyones(), sink);
-    accepted.expect("the query is accepted")
+    scheduler.accept(query, &origin(scheduler, 1), &Rights::everyones(), sink)
+}
+
+fn accept(scheduler: &Scheduler, query: StreamQuery, bell: &Arc<Bell>) -> Accepted {
+    try_accept(scheduler, query, bell).expect("the query is accepted")
 }
 
 /// A query whose window is of one batch and that can be resumed.
@@ -146,13 +150,7 @@ fn shuttle_a_stream_that_is_launched_while_the_scheduler_stops_ends() {
             shuttle::thread::spawn(move || scheduler.stop())
         };
         let bell = Arc::new(Bell::default());
-        let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
-        if let Ok(accepted) = scheduler.accept(
-            StreamQuery::new("q"),
-            &origin(&scheduler, 1),
-            &Rights::everyones(),
-            sink,
-        ) {
+        if let Ok(accepted) = try_accept(&scheduler, StreamQuery::new("q"), &bell) {
             let stream = Arc::clone(&accepted.stream);
             scheduler.launch(accepted);
             let _either_way = take_all(&stream, &bell);
@@ -361,10 +359,7 @@ fn shuttle_nothing_starts_once_a_drain_is_over() {
             })
         };
         let bell = Arc::new(Bell::default());
-        let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
-        let everyones = Rights::everyones();
-        let accepted = scheduler.accept(StreamQuery::new("q"), &origin(&scheduler, 1), &everyones, sink);
-        let n_accepted = match accepted {
+        let n_accepted = match try_accept(&scheduler, StreamQuery::new("q"), &bell) {
             Ok(accepted) => {
                 let stream = Arc::clone(&accepted.stream);
                 scheduler.launch(accepted);
@@ -410,11 +405,9 @@ fn shuttle_what_crosses_a_stop_ends_once() {
             engine: None,
             request_id: None,
         };
-        let (origin, everyones) = (origin(&scheduler, 1), Rights::everyones());
-        scheduler.describe(query, &origin, &everyones, Box::new(answer));
+        scheduler.describe(query, &origin(&scheduler, 1), &Rights::everyones(), Box::new(answer));
         let bell = Arc::new(Bell::default());
-        let sink = Arc::clone(&bell) as Arc<dyn StreamSink>;
-        if let Ok(accepted) = scheduler.accept(StreamQuery::new("q"), &origin, &everyones, sink) {
+        if let Ok(accepted) = try_accept(&scheduler, StreamQuery::new("q"), &bell) {
             let stream = Arc::clone(&accepted.stream);
             scheduler.launch(accepted);
             take_all(&stream, &bell);
