@@ -8,9 +8,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use super::budget::Account;
+use super::event::StreamEnd;
 use super::fair::{Rank, Ticket};
 use super::groups::{GroupKey, Place};
-use super::job::{Job, StreamEnd};
+use super::job::Job;
 use super::outlet::{Outlet, Urgency};
 use super::timekeeper::{Alarm, AlarmGuard};
 use super::{Core, Origin};

@@ -6,12 +6,14 @@
 
 mod budget;
 mod buffers;
+mod event;
 mod fair;
 mod groups;
 mod job;
 mod life;
 mod live;
 mod outlet;
+mod producer;
 mod question;
 mod queue;
 mod relief;
@@ -32,8 +34,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded};
 
 pub(crate) use budget::{Account, Held, MESSAGE_BYTES_ALWAYS, Permit, message_bytes_max};
+pub(crate) use event::{Completion, EncodedBatch, StreamEnd, Timings};
 pub(crate) use fair::{FairQueue, PRIORITY_MAX, Rank, Ticket, WEIGHT_MAX};
-pub(crate) use job::{Completion, EncodedBatch, StreamEnd, Timings};
 pub(crate) use live::Stream;
 pub(crate) use outlet::{Acked, Resumed, StreamSink, Urgency};
 pub(crate) use question::Answer;
@@ -43,9 +45,10 @@ pub(crate) use timekeeper::{Alarm, AlarmGuard, Timekeeper};
 use budget::Budget;
 use buffers::{Buffers, Compressors};
 use fair::{PRIORITY_DEFAULT, WEIGHT_DEFAULT};
-use job::{BatchRules, Job};
+use job::Job;
 use live::{Asked, StreamPlan};
 use outlet::{NoteKind, Outlet};
+use producer::BatchRules;
 use question::{QUESTION_DURATION_MAX, Question, Questions};
 use queue::RunQueue;
 use relief::Relief;
@@ -368,7 +371,7 @@ impl Scheduler {
             priority: priority.unwrap_or(PRIORITY_DEFAULT),
             weight: weight.unwrap_or(WEIGHT_DEFAULT),
         };
-        let (channel, events) = bounded(config.channel_buffer_size + job::OTHER_EVENTS_MAX);
+        let (channel, events) = bounded(config.channel_buffer_size + event::OTHER_EVENTS_MAX);
         let limits = match window {
             None if !resumable => None,
             window => Some(self.window_limits(window.unwrap_or_default())),

@@ -11,7 +11,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 
 use super::Core;
-use super::job::{EncodedBatch, StreamEnd, StreamEvent};
+use super::event::{EncodedBatch, StreamEnd, StreamEvent};
 use super::live::Stream;
 use crate::clock;
 use crate::deflate::Deflate;

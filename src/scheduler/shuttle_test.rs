@@ -9,11 +9,13 @@ use crossbeam_channel::bounded;
 
 use super::budget::Account;
 use super::buffers::Compressors;
+use super::event::OTHER_EVENTS_MAX;
 use super::fair::Rank;
 use super::groups::Place;
-use super::job::{BatchRules, Job, OTHER_EVENTS_MAX};
+use super::job::Job;
 use super::live::{Asked, StreamPlan};
 use super::outlet::Outlet;
+use super::producer::BatchRules;
 use super::queue::Work;
 use super::*;
 use crate::engine::Engine;
