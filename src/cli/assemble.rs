@@ -242,6 +242,7 @@ fn streaming(settings: &Settings) -> StreamingConfig {
         batch_interval: settings.batch_interval,
         progress_interval: settings.progress_interval,
         max_query_duration: settings.max_query_duration,
+        max_stream_duration: settings.max_stream_duration.0,
         channel_buffer_size: settings.channel_buffer_size,
         buffer_bytes: settings.buffer_bytes.in_memory(),
         stream_buffer_bytes_max: settings.stream_buffer_bytes_max.in_memory(),

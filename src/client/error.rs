@@ -154,7 +154,11 @@ impl fmt::Display for ClientError {
                     "cancelled ({}) after {} rows",
                     cancelled.reason.as_str(),
                     cancelled.rows_sent
-                )
+                )?;
+                match &cancelled.message {
+                    Some(message) => write!(f, ": {message}"),
+                    None => Ok(()),
+                }
             }
         }
     }

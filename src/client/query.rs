@@ -120,7 +120,8 @@ impl<'c> QueryBuilder<'c> {
         self
     }
 
-    /// The server stops the query when it takes longer, waiting for its turn included. In whole milliseconds.
+    /// The server stops the query when its stream takes longer: the engine's time, and all waiting, for a worker and for this client.
+    /// Defaults to none; the server has limits of its own. In whole milliseconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.query.timeout_ms = Some(millis(timeout));
         self

@@ -72,6 +72,7 @@ pub(super) fn welcome(context: &ConnectionContext, rights: &Rights, request_id: 
             retention_bytes: config.retention_bytes,
             retention_seconds: config.retention.as_secs(),
             query_ms: millis(config.max_query_duration),
+            stream_ms: config.max_stream_duration.map(millis),
             stall_ms: millis(config.stall_limit),
             fragments: peer_limits.fragments_max as u64,
             messages: session_limits.message_rate.map(rate),

@@ -446,10 +446,12 @@ fn terminator(stream: &Stream, end: StreamEnd) -> ServerMessage {
                 digest,
             })
         }
-        StreamEnd::Cancelled { reason, latency } => ServerMessage::QueryCancelled(CancelledMessage {
+        StreamEnd::Cancelled { reason, latency, limit } => ServerMessage::QueryCancelled(CancelledMessage {
             stream_id,
             request_id,
             reason,
+            limit: limit.as_ref().and_then(|limit| limit.setting).map(str::to_owned),
+            message: limit.as_ref().map(|limit| limit.message.clone()),
             rows_sent: stream.rows_sent(),
             last_batch: stream.batches_sent().checked_sub(1),
             engine_stopped: true,

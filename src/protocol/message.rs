@@ -116,8 +116,11 @@ pub struct LimitsMessage {
     pub retention_bytes: u64,
     /// Seconds that it is held.
     pub retention_seconds: u64,
-    /// Milliseconds that a query may take.
+    /// Milliseconds that a query may be at work, in its engine or waiting for a worker.
     pub query_ms: u64,
+    /// Milliseconds that a stream may take, waiting for its client included; absent where there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_ms: Option<u64>,
     /// Milliseconds that a client may take nothing while something waits for it.
     pub stall_ms: u64,
     /// Frames of one message.
@@ -589,6 +592,12 @@ pub struct CancelledMessage {
     pub request_id: Option<RequestId>,
     /// Who or what stopped it.
     pub reason: CancelReason,
+    /// The server's setting, or the query's own field, whose limit it reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// What happened, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// Rows sent before.
     pub rows_sent: u64,
     /// The last batch sent before; `None` where there was none.

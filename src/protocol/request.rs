@@ -193,7 +193,7 @@ pub struct StreamQuery {
     pub max_rows: Option<u64>,
     /// The result is cut off before the row that would pass this many bytes of encoded rows.
     pub max_bytes: Option<u64>,
-    /// The query is stopped when it takes longer.
+    /// The stream is stopped when it takes longer, all waiting included.
     pub timeout_ms: Option<u64>,
     /// How much may be unacknowledged.
     pub window: Option<WindowRequest>,

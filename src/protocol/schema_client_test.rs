@@ -131,7 +131,7 @@ pub(super) struct StreamQuery {
     /// The result is cut off before the row that would make all rows more than this many bytes.
     #[schemars(range(min = 1))]
     max_bytes: Option<u64>,
-    /// The query is stopped when it takes longer, waiting included; at most and by default `limits.query_ms`.
+    /// The stream is stopped when it takes longer, all waiting included, for a worker and for the client; default none.
     #[schemars(range(min = 1))]
     timeout_ms: Option<u64>,
     /// How much may be unacknowledged; absent: nothing need be acknowledged.

@@ -3,11 +3,12 @@
 //! Must not know engines, or how a batch is made.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::budget::{Held, Permit};
 use super::live::Stream;
 use super::outlet::Note;
+use super::stop::{LimitReached, Stop};
 use crate::deflate::Deflated;
 use crate::engine::CancelReason;
 use crate::protocol::{ErrorMessage, TruncateReason};
@@ -108,12 +109,26 @@ pub(crate) enum StreamEnd {
     /// All rows are out.
     Completed(Box<Completion>),
     /// Somebody stopped it; the engine has returned.
-    Cancelled { reason: CancelReason, latency: Duration },
+    Cancelled {
+        reason: CancelReason,
+        /// From the cancel to the engine's standstill.
+        latency: Duration,
+        limit: Option<Arc<LimitReached>>,
+    },
     /// The engine or the server failed.
     Failed(Box<ErrorMessage>),
 }
 
 impl StreamEnd {
+    /// The engine has returned at `now`.
+    pub(super) fn cancelled(stop: &Stop, now: Instant) -> Self {
+        Self::Cancelled {
+            reason: stop.reason,
+            latency: now.saturating_duration_since(stop.at),
+            limit: stop.limit.clone(),
+        }
+    }
+
     pub(crate) fn status(&self) -> QueryStreamStatus {
         match self {
             Self::Completed(_) => QueryStreamStatus::Completed,

@@ -125,16 +125,24 @@ impl Job {
 
     /// What to tell the client of a stream that was cancelled.
     pub(super) fn cancelled(&self, stream: &Stream) -> StreamEnd {
-        let reason = stream.cancel.reason().unwrap_or(CancelReason::Admin);
-        let refused = match reason {
-            CancelReason::Timeout => Some((
-                ErrorCode::QueryTimeout,
-                "the time allowed passed before the query was started",
-            )),
-            CancelReason::Shutdown => Some((
-                ErrorCode::ShuttingDown,
-                "the server went away before the query was started",
-            )),
+        let now = clock::now();
+        let Some(stop) = stream.stopped() else {
+            // An engine has set the token that it was given.
+            return StreamEnd::Cancelled {
+                reason: stream.cancel.reason().unwrap_or(CancelReason::Admin),
+                latency: Duration::ZERO,
+                limit: None,
+            };
+        };
+        let refused = match stop.reason {
+            CancelReason::Timeout => {
+                let limit = stop.limit.as_ref().map_or("", |limit| limit.message.as_str());
+                Some((ErrorCode::QueryTimeout, format!("the query has not started: {limit}")))
+            }
+            CancelReason::Shutdown => {
+                let message = "the server went away before the query was started";
+                Some((ErrorCode::ShuttingDown, message.to_owned()))
+            }
             CancelReason::Client
             | CancelReason::Disconnect
             | CancelReason::Admin
@@ -143,12 +151,7 @@ impl Job {
         };
         match refused {
             Some((code, message)) if !self.started => StreamEnd::Failed(Box::new(ErrorMessage::new(code, message))),
-            _ => {
-                let latency = stream
-                    .cancelled_at()
-                    .map_or(Duration::ZERO, |at| clock::now().saturating_duration_since(at));
-                StreamEnd::Cancelled { reason, latency }
-            }
+            _ => StreamEnd::cancelled(stop, now),
         }
     }
 

@@ -33,10 +33,14 @@ impl Stream {
 
     /// Rows and bytes are those of the batches that were made: when the engine is done, some are still on their way.
     pub(super) fn log_ended(&self, end: &StreamEnd, now: Instant) {
-        let (code, reason) = match end {
-            StreamEnd::Completed(_) => (None, None),
-            StreamEnd::Cancelled { reason, .. } => (None, Some(reason.as_str())),
-            StreamEnd::Failed(error) => (Some(error.code.as_str()), None),
+        let (code, reason, limit) = match end {
+            StreamEnd::Completed(_) => (None, None, None),
+            StreamEnd::Cancelled { reason, limit, .. } => (
+                None,
+                Some(reason.as_str()),
+                limit.as_ref().and_then(|limit| limit.setting),
+            ),
+            StreamEnd::Failed(error) => (Some(error.code.as_str()), None, None),
         };
         log::debug!(
             stream:% = self.id,
@@ -48,6 +52,7 @@ impl Stream {
             status:? = end.status(),
             code = code,
             reason = reason,
+            limit = limit,
             rows = self.rows_read(),
             bytes = self.bytes_made(),
             ms = millis(now.saturating_duration_since(self.accepted_at));

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::budget::Account;
@@ -13,7 +13,8 @@ use super::fair::{Rank, Ticket};
 use super::groups::{GroupKey, Place};
 use super::job::Job;
 use super::outlet::{Outlet, Urgency};
-use super::timekeeper::{Alarm, AlarmGuard};
+use super::stop::{LimitReached, Stop, StreamDeadline};
+use super::timekeeper::AlarmGuard;
 use super::{Core, Origin};
 use crate::auth::Bearer;
 use crate::clock;
@@ -21,7 +22,7 @@ use crate::engine::{CancelReason, CancelToken, Engine, Estimate, QuerySpec, Tota
 use crate::id::{ConnectionId, Principal, RequestId, StreamId};
 use crate::metrics::Blocked;
 use crate::protocol::{Phase, TotalKind, TraceParent};
-use crate::stream::{Owner, QueryStreamStatus, Sample, Turn};
+use crate::stream::{Owner, QueryStreamStatus, QueryTime, Sample, Turn};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
@@ -53,15 +54,16 @@ impl Asked {
 pub(crate) struct StreamPlan {
     pub(crate) asked: Asked,
     pub(crate) engine_name: Arc<str>,
-    pub(crate) deadline: Instant,
+    pub(crate) deadline: Option<StreamDeadline>,
     pub(crate) progress_interval: Option<Duration>,
     pub(crate) traceparent: Option<TraceParent>,
 }
 
-/// The job while no worker has it, and whose turn it is.
+/// The job while no worker has it, whose turn it is, and how long the query has been at work.
 struct Rest {
     turn: Turn,
     job: Option<Box<Job>>,
+    time: QueryTime,
 }
 
 /// Everything that is counted. Written by the worker and the writer, read by anybody; each figure is true on its own.
@@ -100,12 +102,12 @@ pub(crate) struct Stream {
     weight: AtomicU16,
     /// What it had of the workers so far.
     ticket: Mutex<Ticket>,
-    cancelled_at: OnceLock<Instant>,
+    stop: OnceLock<Stop>,
     rest: Mutex<Rest>,
     counters: Counters,
     estimate: Mutex<Estimate>,
     estimate_cancel: CancelToken,
-    alarm: Mutex<Option<AlarmGuard>>,
+    pub(super) alarm: Mutex<Option<AlarmGuard>>,
 }
 
 impl fmt::Debug for Stream {
@@ -133,12 +135,14 @@ impl Stream {
             connection,
             account,
         } = origin;
+        let now = clock::now();
+        let time = QueryTime::begin(core.config.max_query_duration, now);
         Self {
             id: StreamId::random(),
             request_id,
             plan,
             engine,
-            accepted_at: clock::now(),
+            accepted_at: now,
             cancel: CancelToken::new(),
             principal,
             core,
@@ -149,10 +153,11 @@ impl Stream {
             priority: AtomicU8::new(rank.priority),
             weight: AtomicU16::new(rank.weight),
             ticket: Mutex::new(Ticket::default()),
-            cancelled_at: OnceLock::new(),
+            stop: OnceLock::new(),
             rest: Mutex::new(Rest {
                 turn: Turn::Waiting,
                 job: None,
+                time,
             }),
             counters: Counters::default(),
             estimate: Mutex::new(Estimate::default()),
@@ -208,6 +213,7 @@ impl Stream {
         // Before the lock is let go, so that a wake that follows cannot be overwritten.
         self.set_status(QueryStreamStatus::WaitingClient);
         if rest.turn.park() {
+            rest.time.rest(clock::now());
             rest.job = Some(job);
             None
         } else {
@@ -220,6 +226,11 @@ impl Stream {
         self.rest.lock().turn == Turn::Parked
     }
 
+    /// Looks at how long the query has been at work.
+    pub(super) fn with_time<T>(&self, look: impl FnOnce(&QueryTime) -> T) -> T {
+        look(&self.rest.lock().time)
+    }
+
     /// The worker gives the job back before the stream goes into the run queue again.
     pub(super) fn put_back(&self, job: Box<Job>) {
         let mut rest = self.rest.lock();
@@ -229,7 +240,14 @@ impl Stream {
 
     /// There is room again: a parked stream goes into the run queue. Never blocks.
     pub(crate) fn wake(self: &Arc<Self>) {
-        let woken = self.rest.lock().turn.wake();
+        let woken = {
+            let mut rest = self.rest.lock();
+            let woken = rest.turn.wake();
+            if woken {
+                rest.time.go_on(clock::now());
+            }
+            woken
+        };
         if woken {
             self.core.queue.push_known(Arc::clone(self), self.place());
         }
@@ -238,8 +256,21 @@ impl Stream {
     /// Stops the stream: the engine's call is told to end, and a stream that waits or is parked ends at once, its cursor
     /// closed on another thread. Idempotent; the first reason stays. Blocks only for the engine's cancel hook.
     pub(crate) fn cancel(self: &Arc<Self>, reason: CancelReason) {
-        self.cancelled_at.get_or_init(clock::now);
-        self.cancel.cancel(reason);
+        self.stop(reason, None);
+    }
+
+    /// As [`cancel`](Self::cancel), because the stream has reached a limit.
+    pub(super) fn cancel_at_limit(self: &Arc<Self>, reason: CancelReason, limit: LimitReached) {
+        self.stop(reason, Some(limit));
+    }
+
+    fn stop(self: &Arc<Self>, reason: CancelReason, limit: Option<LimitReached>) {
+        let stop = self.stop.get_or_init(|| Stop {
+            at: clock::now(),
+            reason,
+            limit: limit.map(Arc::new),
+        });
+        self.cancel.cancel(stop.reason);
         let job = {
             let mut rest = self.rest.lock();
             let was_waiting = rest.turn == Turn::Waiting;
@@ -257,8 +288,7 @@ impl Stream {
             }
             self.core.close_elsewhere(Arc::clone(self), job);
         } else if self.status().is_terminal() {
-            let latency = Duration::ZERO;
-            self.cut_tail(StreamEnd::Cancelled { reason, latency });
+            self.cut_tail(StreamEnd::cancelled(stop, stop.at));
         }
     }
 
@@ -292,11 +322,10 @@ impl Stream {
         job.send_end(end);
         drop(job);
         if status != QueryStreamStatus::Cancelled
-            && let Some(reason) = self.cancel.reason()
+            && let Some(stop) = self.stop.get()
         {
             // It came when the engine was done and nobody had said so yet, and has left the rest to this thread.
-            let latency = Duration::ZERO;
-            self.cut_tail(StreamEnd::Cancelled { reason, latency });
+            self.cut_tail(StreamEnd::cancelled(stop, stop.at));
         }
         self.notify(Urgency::Now, 0);
         self.settle();
@@ -310,16 +339,16 @@ impl Stream {
         match end {
             StreamEnd::Completed(_) => {}
             StreamEnd::Failed(error) => metrics.failed.add(error.code, 1),
-            StreamEnd::Cancelled { reason, latency } => {
+            StreamEnd::Cancelled { reason, latency, .. } => {
                 metrics.cancelled.add(*reason, 1);
                 metrics.cancel_latency.observe(*latency);
             }
         }
     }
 
-    /// When the stream was cancelled, if it was.
-    pub(super) fn cancelled_at(&self) -> Option<Instant> {
-        self.cancelled_at.get().copied()
+    /// Why the stream was cancelled, if it was.
+    pub(super) fn stopped(&self) -> Option<&Stop> {
+        self.stop.get()
     }
 
     /// Asks the engine how large the result is. On a worker, aside from the stream's own turns.
@@ -335,32 +364,6 @@ impl Stream {
             Ok(estimate) => *self.estimate.lock() = estimate,
             Err(_) => log::error!(stream:% = self.id; "the engine panicked while estimating"),
         }
-    }
-
-    /// Sets the stream's alarm anew.
-    pub(super) fn arm(self: &Arc<Self>, now: Instant) {
-        let Some(next) = self.next_alarm(now) else {
-            return self.disarm();
-        };
-        let alarm = StreamAlarm(Arc::downgrade(self));
-        let guard = self.core.timekeeper.set(next, Arc::new(alarm));
-        let before = self.alarm.lock().replace(guard);
-        drop(before);
-    }
-
-    pub(super) fn disarm(&self) {
-        let guard = self.alarm.lock().take();
-        drop(guard);
-    }
-
-    fn next_alarm(&self, now: Instant) -> Option<Instant> {
-        let is_running = !self.status().is_terminal();
-        let deadline = (is_running && !self.cancel.is_cancelled()).then_some(self.plan.deadline);
-        let progress = if is_running { self.outlet().progress_at } else { None };
-        [deadline, progress, self.next_outlet_alarm(now)]
-            .into_iter()
-            .flatten()
-            .min()
     }
 
     /// Its place in the run queue.
@@ -556,25 +559,5 @@ impl Stream {
             | QueryStreamStatus::Failed
             | QueryStreamStatus::Cancelled => Phase::Streaming,
         }
-    }
-}
-
-/// Rings for a stream's deadline, its progress, and its client's absence.
-struct StreamAlarm(Weak<Stream>);
-
-impl Alarm for StreamAlarm {
-    fn ring(&self, now: Instant) -> Option<Instant> {
-        let stream = self.0.upgrade()?;
-        if !stream.status().is_terminal() {
-            if now >= stream.plan.deadline && !stream.cancel.is_cancelled() {
-                stream.cancel(CancelReason::Timeout);
-            } else {
-                stream.progress_due(now);
-            }
-        }
-        if stream.check_client(now) {
-            return None;
-        }
-        stream.next_alarm(now)
     }
 }

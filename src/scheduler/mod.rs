@@ -4,6 +4,7 @@
 //! A stream whose channel is full is parked: its cursor sleeps inside it and costs no worker. Whoever takes a batch out wakes
 //! it. Must not know connections or sockets.
 
+mod alarm;
 mod budget;
 mod buffers;
 mod event;
@@ -22,6 +23,7 @@ mod scheduled_test;
 mod seats;
 #[cfg(all(test, rowstream_shuttle))]
 mod shuttle_test;
+mod stop;
 mod timekeeper;
 mod worker;
 
@@ -52,6 +54,7 @@ use producer::BatchRules;
 use question::{QUESTION_DURATION_MAX, Question, Questions};
 use queue::RunQueue;
 use relief::Relief;
+use stop::StreamDeadline;
 
 use crate::auth::Rights;
 use crate::clock;
@@ -340,15 +343,12 @@ impl Scheduler {
         let seat = self.take_seat(origin)?;
         // From here on a drain waits for it.
         let expected = Expected::new(&self.core).ok_or_else(going_away)?;
-        let timeout = timeout_ms.map_or(config.max_query_duration, |ms| {
-            Duration::from_millis(ms).min(config.max_query_duration)
-        });
         let progress_interval = progress_interval_ms.map_or(config.progress_interval, Duration::from_millis);
         let now = clock::now();
         let plan = StreamPlan {
             asked: Asked::new(QuerySpec::new(sql).with_params(params)),
             engine_name: name,
-            deadline: clock::after(now, timeout),
+            deadline: StreamDeadline::earliest(timeout_ms.map(Duration::from_millis), config.max_stream_duration),
             progress_interval: (!progress_interval.is_zero()).then_some(progress_interval),
             traceparent,
         };

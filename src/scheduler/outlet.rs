@@ -13,6 +13,7 @@ use crossbeam_channel::Receiver;
 use super::Core;
 use super::event::{EncodedBatch, StreamEnd, StreamEvent};
 use super::live::Stream;
+use super::stop::LimitReached;
 use crate::clock;
 use crate::deflate::Deflate;
 use crate::engine::CancelReason;
@@ -609,7 +610,8 @@ impl Stream {
             if self.outlet().delivery.is_resumable() {
                 self.detach_because(generation, Some(Gone::Stalled), CancelReason::SlowClient);
             } else {
-                self.cancel(CancelReason::SlowClient);
+                let limit = LimitReached::stall(self.core.config.stall_limit);
+                self.cancel_at_limit(CancelReason::SlowClient, limit);
             }
             sink.notify(Urgency::Now, 0);
         }

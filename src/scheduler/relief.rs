@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Core;
 use super::live::Stream;
+use super::stop::LimitReached;
 use crate::engine::{CancelReason, Engine};
 use crate::id::StreamId;
 use crate::sync::Mutex;
@@ -81,7 +82,7 @@ impl Core {
         }
         if is_attached {
             log::warn!(stream:% = stream.id, principal = stream.principal.name(); "a stream is stopped whose client leaves it at rest: the engine's memory is scarce");
-            stream.cancel(CancelReason::SlowClient);
+            stream.cancel_at_limit(CancelReason::SlowClient, LimitReached::engine_memory());
         } else {
             self.give_up(stream, now, "the engine's memory is scarce");
         }

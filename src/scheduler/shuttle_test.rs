@@ -92,7 +92,7 @@ fn launch(core: &Arc<Core>, n_rows: u64, window: Option<u32>, is_resumable: bool
         StreamPlan {
             asked: Asked::new(QuerySpec::new("q")),
             engine_name: "memory".into(),
-            deadline: now + hour,
+            deadline: None,
             progress_interval: None,
             traceparent: None,
         },

@@ -7,6 +7,7 @@ mod delivery;
 #[cfg(test)]
 mod delivery_test;
 mod progress;
+mod query_time;
 mod registry;
 mod retention;
 mod state;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub(crate) use delivery::{AckError, AttachError, Attached, Delivery, Generation, Gone, Item, Taken};
 pub(crate) use progress::{ProgressMeter, Reading, Sample};
+pub(crate) use query_time::QueryTime;
 pub(crate) use registry::Registry;
 pub use registry::RegistryStatistics;
 pub(crate) use retention::Owner;
@@ -43,8 +45,13 @@ pub struct StreamingConfig {
     pub batch_interval: Duration,
     /// Time between two `query_progress` where the client asks for none. Defaults to 500 ms.
     pub progress_interval: Duration,
-    /// Longest time for one query, from its acceptance; for describing one, 30 seconds where this is more. Defaults to 5 minutes.
+    /// Longest time for which one query may be at work: in its engine, and waiting for a worker. Time in which its stream waits for
+    /// its client does not count: a download may take as long as it likes, see [`stall_limit`](Self::stall_limit). For describing a
+    /// query, 30 seconds where this is more. Defaults to 5 minutes.
     pub max_query_duration: Duration,
+    /// Longest time for one stream from the acceptance of its query until its engine has made all of it, whatever it waits for.
+    /// Defaults to `None`: no limit.
+    pub max_stream_duration: Option<Duration>,
     /// Batches that wait between worker and writer, per stream, at the most. Defaults to 32.
     pub channel_buffer_size: usize,
     /// Bytes that wait between workers and writers, in all streams together; each running stream gets an even share, though
@@ -101,6 +108,7 @@ impl Default for StreamingConfig {
             batch_interval: Duration::from_millis(100),
             progress_interval: Duration::from_millis(500),
             max_query_duration: Duration::from_secs(300),
+            max_stream_duration: None,
             channel_buffer_size: 32,
             buffer_bytes: 64 * 1024 * 1024,
             stream_buffer_bytes_max: 1024 * 1024,

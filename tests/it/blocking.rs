@@ -182,6 +182,10 @@ fn time_spent_in_the_queue_ends_with_a_clear_refusal() {
     let seen = second.run("q", json!({"timeout_ms": 1}));
     assert!(!seen.started && seen.queued == Some(1));
     assert_eq!(seen.error_code(), "QUERY_TIMEOUT");
+    assert!(
+        matches!(&seen.end, Some(Wire::Error { message, .. }) if message.contains("timeout_ms (1ms)")),
+        "{seen:?}"
+    );
     gate.open();
     first.finish().assert_completed();
 }

@@ -210,6 +210,7 @@ fn by_the_clock() {
     let mut client = Plain::connect(&server);
     let seen = client.run("q", json!({"timeout_ms": 100}));
     assert_eq!(seen.cancel_reason(), "timeout");
+    assert_eq!(seen.limit(), "timeout_ms");
     assert_eq!(seen.rows.len(), 1);
     assert_eq!(engine.probe().cursors_open, 0);
 }

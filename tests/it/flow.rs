@@ -279,6 +279,7 @@ fn a_client_that_takes_nothing_is_cut_off() {
     );
     let seen = client.finish();
     assert_eq!(seen.cancel_reason(), "slow_client");
+    assert_eq!(seen.limit(), "stall_limit");
     assert_eq!(seen.rows.len(), 2);
     // A resumable one waits for a better time.
     client.query(

@@ -23,6 +23,7 @@ mod death;
 mod deflate;
 #[cfg(feature = "cli")]
 mod documents;
+mod durations;
 mod errors;
 mod examples;
 mod exposition;

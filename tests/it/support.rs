@@ -129,6 +129,8 @@ pub(crate) enum Wire {
         stream_id: String,
         request_id: Option<Value>,
         reason: String,
+        limit: Option<String>,
+        message: Option<String>,
         rows_sent: u64,
         last_batch: Option<u64>,
         engine_stopped: bool,
@@ -454,6 +456,25 @@ impl Plain {
         }
     }
 
+    /// Acknowledges batch `number` of a stream and each that follows, until the terminator of the only stream there is.
+    pub(crate) fn ack_to_the_end(&mut self, request_id: &str, number: u64) -> Seen {
+        let ack = |number: u64| json!({"type": "ack", "request_id": request_id, "batch_number": number});
+        self.send(&ack(number));
+        loop {
+            match self.recv() {
+                Wire::QueryBatch { batch_number, .. } => self.send(&ack(batch_number)),
+                Wire::QueryProgress { .. } => {}
+                wire => {
+                    assert!(wire.is_terminator(), "unexpected: {wire:?}");
+                    return Seen {
+                        end: Some(wire),
+                        ..Seen::default()
+                    };
+                }
+            }
+        }
+    }
+
     /// Runs a query to its end.
     pub(crate) fn run(&mut self, query: &str, extra: Value) -> Seen {
         self.query(query, extra);
@@ -519,6 +540,21 @@ impl Seen {
         match &self.end {
             Some(Wire::QueryCancelled { reason, .. }) => reason,
             other => panic!("not cancelled: {other:?}"),
+        }
+    }
+}
+
+impl Seen {
+    /// The limit that a cancelled stream has reached; its message has to name it, too.
+    #[track_caller]
+    pub(crate) fn limit(&self) -> &str {
+        match &self.end {
+            Some(Wire::QueryCancelled {
+                limit: Some(limit),
+                message: Some(message),
+                ..
+            }) if message.contains(limit) => limit,
+            other => panic!("no limit: {other:?}"),
         }
     }
 }

@@ -125,8 +125,10 @@ settings! {
         batch_interval: Duration = StreamingConfig::default().batch_interval;
         /// Time between two `query_progress` where the client asks for none.
         progress_interval: Duration = StreamingConfig::default().progress_interval;
-        /// Longest time for one query.
+        /// Longest time for which a query may be at work, in its engine or waiting for a worker; time waiting for its client does not count.
         max_query_duration: Duration = StreamingConfig::default().max_query_duration;
+        /// Longest time for one stream, waiting for its client included.
+        max_stream_duration: OrOff<Duration> = OrOff(StreamingConfig::default().max_stream_duration);
         /// How long a client may take nothing of what waits for it.
         stall_limit: Duration = StreamingConfig::default().stall_limit;
         /// The window in batches where a client asks for one without saying how many.

@@ -91,7 +91,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
     max_rows: Option<u64>,
 
-    /// Have the server stop the query after this time: 30 (seconds), 500ms, 5m [default: the server's].
+    /// Have the server stop the query after this time, waiting for this client included: 30 (seconds), 500ms, 5m [default: none].
     #[arg(long, value_name = "TIME")]
     timeout: Option<Span>,
 
@@ -330,7 +330,10 @@ impl Printer {
                         return Exit::Cancelled;
                     }
                     let reason = cancelled.reason.as_str();
-                    complain(&format_args!("stopped by the server after {rows} rows: {reason}"));
+                    match &cancelled.message {
+                        Some(message) => complain(&format_args!("stopped by the server after {rows} rows: {message}")),
+                        None => complain(&format_args!("stopped by the server after {rows} rows: {reason}")),
+                    }
                     Exit::Failed
                 }
                 None => tell(&ClientError::Lost { source: None }, sql),
