@@ -62,7 +62,8 @@
 //!
 //! To that come an eighth of it for messages that are not read, answers and an application's, and per connection 16 KiB of them, two
 //! threads and a read buffer of 4 KiB; per running SQLite query a connection with its page cache (64 KiB unless set otherwise).
-//! [`server::MemoryBound`] is all of it in one formula, which `rowstream serve` tells at its start.
+//! [`server::MemoryBound`] is all of it in one formula, which `rowstream serve` tells at its start. The defaults are made for a host with 2 GiB
+//! of memory and more; [`server::HostLimits::part_of`] computes what fits a smaller one.
 //!
 //! # Peers
 //! A peer costs its own connection and no other's: [`server::Limits`] has what it may do, and what becomes of one that does more. What takes

@@ -189,7 +189,7 @@ fn add_databases(mut assembly: Assembly, settings: &Settings, demo_data: DemoDat
     if let Some(DemoScale(scale)) = settings.demo {
         let engine = match demo_data {
             DemoData::Made => {
-                let path = demo::prepare(scale).map_err(|error| error.to_string())?;
+                let path = demo::prepare(scale, settings.sqlite_heap.0).map_err(|error| error.to_string())?;
                 open(settings, &path)?
             }
             DemoData::LeftAlone => sqlite(settings, &demo::path(scale)).unopened(),

@@ -10,12 +10,12 @@ use clap::Args;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::assemble::{Assembly, DemoData, Reloadable, assemble};
-use super::config::{self, Settings};
+use super::config::{self, Explained, Settings};
 use super::logging::{self, LogFormat};
 use super::signals::{SIGHUP, SIGINT, SIGTERM, exit_code, on_signals};
 use super::supervisor::{Supervisor, handed_over};
 use super::{Exit, complain, print, say};
-use crate::server::{ServerHandle, StartError};
+use crate::server::{Capacity, HostLimits, ServerBuilder, ServerHandle, StartError};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
 
 /// What `serve` is told.
@@ -35,10 +35,11 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     if arguments.print_default_config {
         return print(config::default_file().as_bytes());
     }
-    let settings = match arguments.config.settings() {
-        Ok(settings) => settings,
+    let explained = match arguments.config.explained(&HostLimits::of_this_host()) {
+        Ok(explained) => explained,
         Err(problems) => return refuse(&problems),
     };
+    let settings = &explained.settings;
     logging::init(settings.log_format);
     let supervisor = Supervisor::from_env();
     let Assembly {
@@ -47,13 +48,15 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         reloadables,
         unix,
         has_tls,
-    } = match prepare(&settings, DemoData::Made) {
+    } = match prepare(settings, DemoData::Made) {
         Ok(assembly) => assembly,
         Err(exit) => return exit,
     };
-    let server = match builder.start() {
+    let started =
+        check(&builder, &explained).and_then(|_| builder.start().map_err(|error| refused(&error, &explained)));
+    let server = match started {
         Ok(server) => server,
-        Err(error) => return fail(&refused(&error)),
+        Err(error) => return fail(&error),
     };
     let heard = start_reloading(server.clone(), reloadables).and_then(hear_signals);
     let asked = match heard {
@@ -77,6 +80,7 @@ pub(super) fn run(arguments: Arguments) -> Exit {
                 "sqlite_schema"
             },
             log_format: settings.log_format,
+            scaled: explained.scaled(),
         },
     );
     if told.is_err() {
@@ -90,29 +94,67 @@ pub(super) fn run(arguments: Arguments) -> Exit {
 /// would complain of is complained of here, and the program ends as with it. What can be read is printed even so: it shows who has
 /// said what is wrong.
 pub(super) fn check_config(config: config::Arguments) -> Exit {
-    let (settings, text) = match config.explained() {
+    let explained = match config.explained(&HostLimits::of_this_host()) {
         Ok(explained) => explained,
         Err(problems) => return refuse(&problems),
     };
-    let printed = print(text.as_bytes());
-    let assembly = match prepare(&settings, DemoData::LeftAlone) {
+    let printed = print(explained.text().as_bytes());
+    let assembly = match prepare(&explained.settings, DemoData::LeftAlone) {
         Ok(assembly) => assembly,
         Err(exit) => return exit,
     };
-    match assembly.builder.check() {
+    match check(&assembly.builder, &explained) {
         Ok(capacity) => {
-            for reason in &capacity.reasons {
-                say(reason);
+            for told in explained.scaled().iter().chain(&capacity.reasons) {
+                say(told);
             }
             printed
         }
-        Err(error) => fail(&refused(&error)),
+        Err(error) => fail(&error),
     }
 }
 
+/// What the host has room for. Connections and streams that no source limits are fewer where there is less room.
+///
+/// # Errors
+/// Why the server would not start: also where a limit that a source sets does not fit.
+fn check(builder: &ServerBuilder, explained: &Explained) -> Result<Capacity, String> {
+    let capacity = builder.check().map_err(|error| refused(&error, explained))?;
+    let settings = &explained.settings;
+    for (name, asked, room) in [
+        ("connections_max", settings.connections_max, capacity.connections_max),
+        ("streams_max", settings.streams_max, capacity.streams_max),
+    ] {
+        if room < asked
+            && let [set] = explained.set(&[name]).as_slice()
+        {
+            return Err(format!("{set} does not fit this host: {}", capacity.reasons.join("; ")));
+        }
+    }
+    Ok(capacity)
+}
+
+/// Settings that take memory whatever clients do.
+const MEMORY_SETTINGS: [&str; 6] = [
+    "held_bytes_max",
+    "sqlite_heap",
+    "workers",
+    "retained_streams_max",
+    "batch_bytes",
+    "message_bytes_max",
+];
+
 /// Why the server does not start, with the settings that would have it do so.
-fn refused(error: &StartError) -> String {
+fn refused(error: &StartError, explained: &Explained) -> String {
     let remedy = match error {
+        StartError::Memory(shortage) => {
+            let set = explained.set(&MEMORY_SETTINGS);
+            return if set.is_empty() {
+                format!("{shortage}: the default settings need 96 MiB of memory")
+            } else {
+                format!("{shortage}: lower {}", set.join(" or "))
+            };
+        }
         StartError::Exposed(_) => "--token-file, --listen, --insecure",
         StartError::InClear(_) => "--tls-certificate and --tls-key, --listen, --insecure",
         StartError::AdminExposed(_) => "--admin-listen, --insecure",
@@ -257,6 +299,8 @@ struct Announcement<'a> {
     /// One that is worth a try.
     table: &'a str,
     log_format: LogFormat,
+    /// Budgets that are lower than their defaults, in one line.
+    scaled: Option<String>,
 }
 
 /// Each address a line of standard output, the rest for people.
@@ -267,6 +311,7 @@ fn announce(server: &ServerHandle, announcement: &Announcement<'_>) -> io::Resul
         names,
         table,
         log_format,
+        scaled,
     } = announcement;
     let tcp = server
         .local_addrs()
@@ -285,10 +330,16 @@ fn announce(server: &ServerHandle, announcement: &Announcement<'_>) -> io::Resul
     }
     if *log_format == LogFormat::Json {
         // People do not read a log in JSON.
+        if let Some(scaled) = scaled {
+            log::warn!("{scaled}");
+        }
         return Ok(());
     }
     let mut stderr = io::stderr().lock();
     writeln!(stderr, "engines: {}", names.join(", "))?;
+    if let Some(scaled) = scaled {
+        writeln!(stderr, "{scaled}")?;
+    }
     writeln!(stderr, "memory: at most {}", server.memory_bound())?;
     let capacity = server.capacity();
     let (connections, streams) = (capacity.connections_max, capacity.streams_max);

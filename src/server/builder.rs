@@ -9,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::admin::Admin;
+use super::capacity::{Capacity, MemoryShortage, Shortage, Wish};
 use super::connections::Connections;
 use super::exposure::exposed;
-use super::host::{Capacity, HostLimits, Wish};
+use super::host::HostLimits;
 use super::limits::Limits;
 use super::listener::Listener;
 use super::memory::{EngineMemory, MemoryBound};
@@ -114,7 +115,11 @@ pub enum StartError {
     AdminExposed(SocketAddr),
     /// The system has no thread to give.
     Thread(io::Error),
-    /// The host has too little of something for what is asked of the server; the text says of what, and what can be done.
+    /// The host has too little memory for what is asked of the server: lower
+    /// [`held_bytes_max`](StreamingConfig::held_bytes_max), the memory that engines bound ([`limit_heap`](crate::engine::sqlite::limit_heap)
+    /// for SQLite), or [`workers`](ServerBuilder::workers); [`HostLimits::part_of`] tells what fits.
+    Memory(MemoryShortage),
+    /// The host has too few descriptors, threads or memory maps for what is asked of the server; the text says of what, and what can be done.
     Host(String),
 }
 
@@ -124,6 +129,10 @@ impl fmt::Display for StartError {
             Self::NoEngine => f.write_str("a server needs at least one engine"),
             Self::DuplicateEngine(name) => write!(f, "two engines are called {name:?}"),
             Self::Setting(text) | Self::Host(text) => f.write_str(text),
+            Self::Memory(shortage) => write!(
+                f,
+                "{shortage}: lower held_bytes_max, the memory that engines bound, or the number of workers"
+            ),
             Self::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Self::Exposed(address) => write!(
                 f,
@@ -155,6 +164,7 @@ impl std::error::Error for StartError {
             | Self::Exposed(_)
             | Self::InClear(_)
             | Self::AdminExposed(_)
+            | Self::Memory(_)
             | Self::Host(_) => None,
         }
     }
@@ -267,7 +277,8 @@ impl ServerBuilder {
 
     /// What the host gives, by which the server is measured before it starts: connections and streams are
     /// [lowered](ServerHandle::capacity) to what fits. Defaults to [`HostLimits::of_this_host`];
-    /// [`HostLimits::default`], which knows nothing, lets everything fit.
+    /// [`HostLimits::default`], which knows nothing, lets everything fit. Budgets stay as they are set, or at their defaults: the memory may
+    /// be the application's too, which can give the server the part that it [wants](HostLimits::part_of).
     pub fn host_limits(mut self, host: HostLimits) -> Self {
         self.host = Some(host);
         self
@@ -561,7 +572,10 @@ impl ServerBuilder {
             memory,
         };
         let host = self.host.unwrap_or_else(HostLimits::of_this_host);
-        let capacity = wish.fit(&host).map_err(StartError::Host)?;
+        let capacity = wish.fit(&host).map_err(|shortage| match shortage {
+            Shortage::Memory(shortage) => StartError::Memory(shortage),
+            Shortage::Other(text) => StartError::Host(text),
+        })?;
         Ok(Plan {
             sites,
             admin_sites,

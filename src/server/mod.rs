@@ -4,6 +4,7 @@
 
 mod admin;
 mod builder;
+mod capacity;
 mod connections;
 mod exposition;
 mod exposure;
@@ -28,10 +29,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 pub use builder::{ServerBuilder, StartError};
+pub use capacity::{Capacity, MemoryShortage};
 
 use admin::Admin;
 use connections::Connections;
-pub use host::{Capacity, HostLimits};
+pub use host::HostLimits;
 pub use limits::{Limits, Rate};
 use listener::Listener;
 pub use memory::MemoryBound;

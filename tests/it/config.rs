@@ -25,7 +25,7 @@ fn file(folder: &TempDir, text: &str) -> String {
 }
 
 /// A database with one row, and the flags that serve it at an address of its own.
-fn database(folder: &TempDir) -> String {
+pub(crate) fn database(folder: &TempDir) -> String {
     let path = folder.path().join("one.db");
     let connection = Connection::open(&path).unwrap();
     connection

@@ -41,6 +41,8 @@ mod interop;
 mod io_faults;
 #[cfg(feature = "cli")]
 mod logs;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+mod memory;
 mod operations;
 #[cfg(feature = "cli")]
 mod plain_client;

@@ -47,6 +47,10 @@ pub(super) enum Source {
     Environment(String),
     File(PathBuf),
     Default,
+    /// The part of the default that a host of so much memory has room for.
+    Host {
+        memory_bytes: u64,
+    },
 }
 
 impl std::fmt::Display for Source {
@@ -56,6 +60,7 @@ impl std::fmt::Display for Source {
             Self::Environment(variable) => f.write_str(variable),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Default => f.write_str("default"),
+            Self::Host { memory_bytes } => write!(f, "default for {} MiB of memory", memory_bytes >> 20),
         }
     }
 }

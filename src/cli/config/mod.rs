@@ -3,6 +3,7 @@
 //! The table is the only place where a setting is named; flags, variables, the file with all defaults and what `check-config` prints are
 //! made of it. Must not know how a server is made of them.
 
+mod budgets;
 mod kind;
 mod layers;
 
@@ -13,11 +14,11 @@ use clap::{ArgMatches, Command, FromArgMatches};
 
 use kind::Kind;
 pub(super) use kind::{Bytes, DemoScale, OrOff, Profile, RateLimit};
-use layers::{Entry, Layers, Shown};
+use layers::{Entry, Layers, Shown, Source};
 
 use super::logging::LogFormat;
 use crate::StreamingConfig;
-use crate::server::Limits;
+use crate::server::{HostLimits, Limits};
 
 /// The settings that the file has are in the file named by this one.
 const CONFIG: &str = "config";
@@ -61,7 +62,7 @@ settings! {
         demo: Option<DemoScale> = None;
         /// What queries may do: `untrusted` for those of strangers, `trusted` for those of people who may have the machine.
         sqlite_profile: Profile = Profile::Untrusted;
-        /// Memory that SQLite may take in the whole process; 0 for as much as there is.
+        /// Memory that SQLite may take in the whole process; 0 for as much as there is. Less on hosts with less than 2 GiB of memory.
         sqlite_heap: Bytes = Bytes(256 << 20);
         /// SQLite's page cache for each running query.
         sqlite_cache: Bytes = Bytes(64 << 10);
@@ -97,7 +98,7 @@ settings! {
         allowed_hosts: Vec<String> = Vec::new();
     }
     "Work" {
-        /// Threads that call engines [default: the number of cores, at least 4].
+        /// Threads that call engines [default: the number of cores, at least 4, and beyond that one per 32 MiB of memory].
         workers: Option<usize> = None;
         /// Deflate messages for clients that ask for it, as every browser does; for networks slower than 250 MB/s.
         permessage_deflate: bool = false;
@@ -143,11 +144,12 @@ settings! {
         retention: Duration = StreamingConfig::default().retention;
         /// What the engine may make for a resumable stream while no connection has it.
         retention_bytes: Bytes = Bytes(StreamingConfig::default().retention_bytes);
-        /// Streams held for nobody but in case somebody comes back.
+        /// Streams held for nobody but in case somebody comes back. Fewer on hosts with less than 2 GiB of memory.
         retained_streams_max: usize = StreamingConfig::default().retained_streams_max;
     }
     "Memory" {
-        /// What is held in all: batches in channels, in windows and retained, and answers on their way.
+        /// What is held in all: batches in channels, in windows and retained, and answers on their way. Less on hosts with less than 2 GiB of
+        /// memory, as are the next two.
         held_bytes_max: Bytes = Bytes(StreamingConfig::default().held_bytes_max as u64);
         /// The same for one connection.
         connection_held_bytes_max: Bytes = Bytes(StreamingConfig::default().connection_held_bytes_max as u64);
@@ -237,42 +239,77 @@ impl clap::Args for Arguments {
     }
 }
 
-impl Arguments {
-    /// Reads everything. Blocks on the file.
-    ///
-    /// # Errors
-    /// All that is wrong, each with its source.
-    pub(super) fn settings(self) -> Result<Settings, Vec<String>> {
-        self.read().map(|(settings, _)| settings)
-    }
+/// Settings as they are in force, and where each comes from.
+#[derive(Debug)]
+pub(super) struct Explained {
+    pub(super) settings: Settings,
+    shown: Vec<Shown>,
+}
 
-    /// As [`settings`](Self::settings), and every setting with its value and who said it, a line each.
-    ///
-    /// # Errors
-    /// As [`settings`](Self::settings).
-    pub(super) fn explained(self) -> Result<(Settings, String), Vec<String>> {
-        let (settings, shown) = self.read()?;
-        let lines = shown.iter().map(|Shown { name, value, source }| match value {
+impl Explained {
+    /// Every setting with its value and its source, a line each.
+    pub(super) fn text(&self) -> String {
+        let lines = self.shown.iter().map(|Shown { name, value, source }| match value {
             Some(value) => format!("{name} = {value}  # {source}\n"),
             None => format!("# {name}: none  # {source}\n"),
         });
-        Ok((settings, lines.collect()))
+        lines.collect()
     }
 
-    fn read(self) -> Result<(Settings, Vec<Shown>), Vec<String>> {
+    /// The budgets that are lower than their defaults because the host has little memory, in one line; `None` where none is.
+    pub(super) fn scaled(&self) -> Option<String> {
+        let mut memory = None;
+        let budgets: Vec<String> = self
+            .shown
+            .iter()
+            .filter_map(|Shown { name, value, source }| match source {
+                Source::Host { memory_bytes } => {
+                    memory = Some(memory_bytes >> 20);
+                    Some(format!(
+                        "{name} {}",
+                        value.as_deref().unwrap_or_default().replace('"', "")
+                    ))
+                }
+                Source::Flag(_) | Source::Environment(_) | Source::File(_) | Source::Default => None,
+            })
+            .collect();
+        memory.map(|mib| format!("scaled to {mib} MiB of memory: {}", budgets.join(", ")))
+    }
+
+    /// Of these settings, those that a source sets, each as `name = value (source)`.
+    pub(super) fn set(&self, names: &[&str]) -> Vec<String> {
+        self.shown
+            .iter()
+            .filter(|shown| names.contains(&shown.name))
+            .filter_map(|Shown { name, value, source }| match source {
+                Source::Flag(_) | Source::Environment(_) | Source::File(_) => {
+                    Some(format!("{name} = {} ({source})", value.as_deref().unwrap_or("none")))
+                }
+                Source::Default | Source::Host { .. } => None,
+            })
+            .collect()
+    }
+}
+
+impl Arguments {
+    /// Reads everything; budgets of memory that no source sets fit `host`. Blocks on the file.
+    ///
+    /// # Errors
+    /// All that is wrong, each with its source.
+    pub(super) fn explained(self, host: &HostLimits) -> Result<Explained, Vec<String>> {
         let Self { mut layers, config } = self;
         if let Some(path) = config {
             layers.add_file(&path, ENTRIES)?;
         }
-        let (settings, shown, mut problems) = read(&layers);
+        let (mut settings, mut shown, mut problems) = read(&layers);
         if settings.tls_certificate.is_some() != settings.tls_key.is_some() {
             problems.push("tls_certificate and tls_key belong together".to_owned());
         }
-        if problems.is_empty() {
-            Ok((settings, shown))
-        } else {
-            Err(problems)
+        if !problems.is_empty() {
+            return Err(problems);
         }
+        budgets::scale(&mut settings, &mut shown, host);
+        Ok(Explained { settings, shown })
     }
 }
 
@@ -313,7 +350,10 @@ mod tests {
         let path = folder.path().join("rowstream.toml");
         std::fs::write(&path, &said).expect("a file");
         let path = path.to_str().expect("a path in ASCII");
-        let explained = |flags: &[&str]| arguments(flags).explained().expect("nothing is wrong").1;
+        let explained = |flags: &[&str]| {
+            let explained = arguments(flags).explained(&HostLimits::default());
+            explained.expect("nothing is wrong").text()
+        };
         let without_source = |text: String| -> Vec<String> {
             text.lines()
                 .map(|line| line.split("  # ").next().unwrap_or_default().to_owned())
@@ -326,7 +366,8 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_told_at_once() {
-        let problems = arguments(&["--batch-size=many", "--stall-limit", "60", "--idle-timeout", "never"]).settings();
+        let problems = arguments(&["--batch-size=many", "--stall-limit", "60", "--idle-timeout", "never"])
+            .explained(&HostLimits::default());
         let problems = problems.expect_err("three are wrong");
         assert_eq!(problems.len(), 3, "{problems:?}");
         assert!(problems[0].starts_with("--batch-size: "), "{problems:?}");

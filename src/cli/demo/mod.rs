@@ -24,7 +24,10 @@ const APPLICATION_ID: i32 = 0x726f_7773;
 
 /// In the header of a finished file (`PRAGMA user_version`). Goes up when the tables change, so that old files are
 /// written anew.
-const TABLES_VERSION: i32 = 1;
+const TABLES_VERSION: i32 = 2;
+
+/// Largest page cache while data is written.
+const CACHE_KIB_MAX: u64 = 64 * 1024;
 
 /// How often the progress line is drawn while nothing else happens, so that its clock runs.
 const PROGRESS_TICK: Duration = Duration::from_millis(100);
@@ -109,14 +112,15 @@ impl std::error::Error for DemoError {
 /// The database file of this scale, written first if it is not there yet; says on standard error how that goes.
 ///
 /// Blocks while the data is written, by this process or by another that has begun already; a signal that ends the process
-/// ends the wait. A run that is killed leaves nothing that a later one would take for finished.
-pub(crate) fn prepare(scale: Scale) -> Result<PathBuf, DemoError> {
+/// ends the wait. A run that is killed leaves nothing that a later one would take for finished. SQLite may take `heap_bytes_max`, or, with 0,
+/// as much as there is.
+pub(crate) fn prepare(scale: Scale, heap_bytes_max: u64) -> Result<PathBuf, DemoError> {
     let bar = ProgressBar::no_length().with_style(
         ProgressStyle::with_template("demo data {bar:30} {percent:>3}% {human_pos} rows {elapsed} {msg}")
             .expect("the template is well-formed"),
     );
     bar.enable_steady_tick(PROGRESS_TICK);
-    let prepared = prepare_in(&std::env::temp_dir(), scale, &bar);
+    let prepared = prepare_in(&std::env::temp_dir(), scale, cache_kib(heap_bytes_max), &bar);
     let n_rows = bar.position(); // before the bar is made to look full
     bar.finish_and_clear();
     let prepared = prepared?;
@@ -136,6 +140,14 @@ pub(crate) fn prepare(scale: Scale) -> Result<PathBuf, DemoError> {
     Ok(prepared.path)
 }
 
+/// SQLite's page cache while the data is written: half of what SQLite may take, up to the size beyond which it is no faster.
+fn cache_kib(heap_bytes_max: u64) -> u64 {
+    match heap_bytes_max {
+        0 => CACHE_KIB_MAX,
+        bytes_max => (bytes_max / 2 / 1024).min(CACHE_KIB_MAX),
+    }
+}
+
 /// Where the demo data of this scale is, or would be.
 pub(crate) fn path(scale: Scale) -> PathBuf {
     path_in(&std::env::temp_dir(), scale)
@@ -151,7 +163,7 @@ struct Prepared {
     written: bool,
 }
 
-fn prepare_in(folder: &Path, scale: Scale, bar: &ProgressBar) -> Result<Prepared, DemoError> {
+fn prepare_in(folder: &Path, scale: Scale, cache_kib: u64, bar: &ProgressBar) -> Result<Prepared, DemoError> {
     let path = path_in(folder, scale);
     if is_complete(&path) {
         return Ok(Prepared { path, written: false });
@@ -163,7 +175,7 @@ fn prepare_in(folder: &Path, scale: Scale, bar: &ProgressBar) -> Result<Prepared
         return Ok(Prepared { path, written: false });
     }
     let partial = path.with_extension("db.partial");
-    let written = write(&partial, scale, bar).and_then(|()| {
+    let written = write(&partial, scale, cache_kib, bar).and_then(|()| {
         fs::rename(&partial, &path).map_err(|source| DemoError::File {
             doing: "rename the finished demo data to",
             path: path.clone(),
@@ -210,7 +222,7 @@ fn lock(path: &Path, bar: &ProgressBar) -> Result<File, DemoError> {
 }
 
 /// Writes a complete database to `partial`, over whatever a killed run has left there.
-fn write(partial: &Path, scale: Scale, bar: &ProgressBar) -> Result<(), DemoError> {
+fn write(partial: &Path, scale: Scale, cache_kib: u64, bar: &ProgressBar) -> Result<(), DemoError> {
     let failed = |doing, source| DemoError::File {
         doing,
         path: partial.to_owned(),
@@ -223,19 +235,19 @@ fn write(partial: &Path, scale: Scale, bar: &ProgressBar) -> Result<(), DemoErro
     }
     // Created here and not by SQLite, which would follow a link that somebody has put in place.
     File::create_new(partial).map_err(|source| failed("create", source))?;
-    fill(partial, scale, bar).map_err(|source| DemoError::Sqlite {
+    fill(partial, scale, cache_kib, bar).map_err(|source| DemoError::Sqlite {
         path: partial.to_owned(),
         source,
     })
 }
 
-fn fill(partial: &Path, scale: Scale, bar: &ProgressBar) -> rusqlite::Result<()> {
+fn fill(partial: &Path, scale: Scale, cache_kib: u64, bar: &ProgressBar) -> rusqlite::Result<()> {
     let mut db = Connection::open_with_flags(partial, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     // Nobody reads the file before it is renamed, and a half-written one is thrown away: no need for a journal.
-    db.execute_batch(
+    db.execute_batch(&format!(
         "PRAGMA page_size = 4096; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;
-         PRAGMA cache_size = -65536; PRAGMA temp_store = FILE;",
-    )?;
+         PRAGMA cache_size = -{cache_kib}; PRAGMA temp_store = FILE;",
+    ))?;
     let tx = db.transaction()?;
     tables::write(&tx, scale.0, bar)?;
     // The marks are in the first page, which goes to the file with the commit, the last of all.
@@ -257,7 +269,7 @@ mod tests {
     const TINY: Scale = Scale(0.001);
 
     fn prepare_tiny(folder: &Path) -> Prepared {
-        prepare_in(folder, TINY, &ProgressBar::hidden()).unwrap()
+        prepare_in(folder, TINY, CACHE_KIB_MAX, &ProgressBar::hidden()).unwrap()
     }
 
     fn count(path: &Path, table: &str) -> i64 {
@@ -311,14 +323,14 @@ mod tests {
         let text = |sql: &str| -> String { db.query_row(sql, [], |row| row.get(0)).unwrap() };
         assert_eq!(text("PRAGMA integrity_check"), "ok");
         assert_eq!(text("PRAGMA journal_mode"), "delete");
-        // The first row of the generator's documentation, cell by cell and with the types as stored.
+        // The first row of the generator's documentation but for its comment, cell by cell and with the types as stored.
         assert_eq!(
             text(
                 "SELECT l_orderkey || ' ' || l_linenumber || ' ' || l_quantity || ' ' || typeof(l_extendedprice) || ' ' ||
                         l_discount || ' ' || l_shipdate || ' ' || l_shipmode || ' ' || l_comment
                  FROM lineitem ORDER BY rowid LIMIT 1"
             ),
-            "1 1 17 real 0.04 1996-03-13 TRUCK egular courts above the"
+            "1 1 17 real 0.04 1996-03-13 TRUCK ular accounts. carefull"
         );
         let plan: String = db
             .query_row(
@@ -386,7 +398,7 @@ mod tests {
     fn a_folder_that_cannot_be_written_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing");
-        let error = prepare_in(&missing, TINY, &ProgressBar::hidden()).unwrap_err();
+        let error = prepare_in(&missing, TINY, CACHE_KIB_MAX, &ProgressBar::hidden()).unwrap_err();
         assert!(matches!(error, DemoError::File { .. }), "{error:?}");
         assert!(error.to_string().contains("missing"), "{error}");
     }

@@ -3,7 +3,7 @@
 
 use indicatif::ProgressBar;
 
-use super::{Prepared, Scale, prepare_in};
+use super::{CACHE_KIB_MAX, Prepared, Scale, prepare_in};
 use crate::engine::sqlite::{SqliteEngine, SqliteProfile};
 use crate::engine::{CancelToken, Engine, QuerySpec, Step};
 use crate::rows::{BatchLimits, Int64Encoding, RowFormat, RowShape, RowWriter};
@@ -193,7 +193,8 @@ fn rows(engine: &SqliteEngine, sql: &str) -> Vec<String> {
 #[test]
 fn strangers_get_the_answers_that_others_get() {
     let folder = tempfile::tempdir().unwrap();
-    let Prepared { path, .. } = prepare_in(folder.path(), Scale(Scale::MIN), &ProgressBar::hidden()).unwrap();
+    let Prepared { path, .. } =
+        prepare_in(folder.path(), Scale(Scale::MIN), CACHE_KIB_MAX, &ProgressBar::hidden()).unwrap();
     let engine = |profile| SqliteEngine::builder(&path).profile(profile).open().unwrap();
     let untrusted = engine(SqliteProfile::Untrusted);
     let trusted = engine(SqliteProfile::Trusted);

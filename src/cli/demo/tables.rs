@@ -7,13 +7,19 @@ use std::fmt::{Display, Write as _};
 use indicatif::ProgressBar;
 use rusqlite::{Connection, Statement, ToSql};
 use tpchgen::decimal::TPCHDecimal;
+use tpchgen::distribution::Distributions;
 use tpchgen::generators::{
     CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
     RegionGenerator, SupplierGenerator,
 };
+use tpchgen::text::TextPool;
 
 /// Rows between two updates of the progress line.
 const ROWS_PER_UPDATE: u64 = 1024;
+
+/// Text that comments are pieces of. TPC-H's own generator takes 300 MiB of it, which small machines do not have; of the grammar and the
+/// lengths of comments, this is as good.
+const TEXT_POOL_BYTES: i32 = 16 * 1024 * 1024;
 
 /// Rows of `lineitem` at scale 1; how many there are at other scales is known only at the end.
 const LINEITEMS_AT_SCALE_1: f64 = 6_001_215.0;
@@ -79,13 +85,15 @@ CREATE INDEX lineitem_partkey_suppkey ON lineitem (l_partkey, l_suppkey);";
 pub(super) fn write(db: &Connection, scale: f64, bar: &ProgressBar) -> rusqlite::Result<()> {
     bar.set_length(rows_expected(scale));
     db.execute_batch(TABLES)?;
+    let words = Distributions::static_default();
+    let texts = &TextPool::new(TEXT_POOL_BYTES, words);
 
     fill(
         db,
         bar,
         "region",
         3,
-        RegionGenerator::new(scale, 1, 1).iter(),
+        RegionGenerator::new_with_distributions_and_text_pool(words, texts).iter(),
         |out, r| out.int(r.r_regionkey)?.text(r.r_name)?.text(r.r_comment)?.done(),
     )?;
     fill(
@@ -93,7 +101,7 @@ pub(super) fn write(db: &Connection, scale: f64, bar: &ProgressBar) -> rusqlite:
         bar,
         "nation",
         4,
-        NationGenerator::new(scale, 1, 1).iter(),
+        NationGenerator::new_with_distributions_and_text_pool(words, texts).iter(),
         |out, n| {
             out.int(n.n_nationkey)?.text(n.n_name)?.int(n.n_regionkey)?;
             out.text(n.n_comment)?.done()
@@ -104,7 +112,7 @@ pub(super) fn write(db: &Connection, scale: f64, bar: &ProgressBar) -> rusqlite:
         bar,
         "supplier",
         7,
-        SupplierGenerator::new(scale, 1, 1).iter(),
+        SupplierGenerator::new_with_distributions_and_text_pool(scale, 1, 1, words, texts).iter(),
         |out, s| {
             out.int(s.s_suppkey)?.show(&s.s_name)?.show(&s.s_address)?;
             out.int(s.s_nationkey)?.show(&s.s_phone)?.money(s.s_acctbal)?;
@@ -116,27 +124,34 @@ pub(super) fn write(db: &Connection, scale: f64, bar: &ProgressBar) -> rusqlite:
         bar,
         "customer",
         8,
-        CustomerGenerator::new(scale, 1, 1).iter(),
+        CustomerGenerator::new_with_distributions_and_text_pool(scale, 1, 1, words, texts).iter(),
         |out, c| {
             out.int(c.c_custkey)?.show(&c.c_name)?.show(&c.c_address)?;
             out.int(c.c_nationkey)?.show(&c.c_phone)?.money(c.c_acctbal)?;
             out.text(c.c_mktsegment)?.text(c.c_comment)?.done()
         },
     )?;
-    fill(db, bar, "part", 9, PartGenerator::new(scale, 1, 1).iter(), |out, p| {
-        out.int(p.p_partkey)?
-            .show(&p.p_name)?
-            .show(&p.p_mfgr)?
-            .show(&p.p_brand)?;
-        out.text(p.p_type)?.int(p.p_size)?.text(p.p_container)?;
-        out.money(p.p_retailprice)?.text(p.p_comment)?.done()
-    })?;
+    fill(
+        db,
+        bar,
+        "part",
+        9,
+        PartGenerator::new_with_distributions_and_text_pool(scale, 1, 1, words, texts).iter(),
+        |out, p| {
+            out.int(p.p_partkey)?
+                .show(&p.p_name)?
+                .show(&p.p_mfgr)?
+                .show(&p.p_brand)?;
+            out.text(p.p_type)?.int(p.p_size)?.text(p.p_container)?;
+            out.money(p.p_retailprice)?.text(p.p_comment)?.done()
+        },
+    )?;
     fill(
         db,
         bar,
         "partsupp",
         5,
-        PartSuppGenerator::new(scale, 1, 1).iter(),
+        PartSuppGenerator::new_with_text_pool(scale, 1, 1, texts).iter(),
         |out, ps| {
             out.int(ps.ps_partkey)?.int(ps.ps_suppkey)?.int(ps.ps_availqty)?;
             out.money(ps.ps_supplycost)?.text(ps.ps_comment)?.done()
@@ -147,7 +162,7 @@ pub(super) fn write(db: &Connection, scale: f64, bar: &ProgressBar) -> rusqlite:
         bar,
         "orders",
         9,
-        OrderGenerator::new(scale, 1, 1).iter(),
+        OrderGenerator::new_with_distributions_and_text_pool(scale, 1, 1, words, texts).iter(),
         |out, o| {
             out.int(o.o_orderkey)?.int(o.o_custkey)?.show(&o.o_orderstatus)?;
             out.money(o.o_totalprice)?
@@ -161,7 +176,7 @@ pub(super) fn write(db: &Connection, scale: f64, bar: &ProgressBar) -> rusqlite:
         bar,
         "lineitem",
         16,
-        LineItemGenerator::new(scale, 1, 1).iter(),
+        LineItemGenerator::new_with_distributions_and_text_pool(scale, 1, 1, words, texts).iter(),
         |out, l| {
             out.int(l.l_orderkey)?.int(l.l_partkey)?.int(l.l_suppkey)?;
             out.int(l.l_linenumber)?.int(l.l_quantity)?.money(l.l_extendedprice)?;

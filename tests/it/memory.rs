@@ -1,0 +1,135 @@
+//! The memory of `rowstream serve`: a small machine has a small server.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::cli::{Served, rowstream};
+use crate::config::database;
+use crate::support::Plain;
+
+/// What the server of this process has of that kind, in MiB: `VmRSS`, or `VmHWM`, which is the most that it has had.
+fn memory_mib(process: &Child, what: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib / 1024
+}
+
+/// `rowstream` on a machine of so much memory: of the data limit, stacks and other memory that is never touched take half.
+fn on_a_machine_of(mib: u64, arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    let limit = format!("ulimit -d {} && exec \"$0\" \"$@\"", mib * 2 * 1024);
+    let program = rowstream(arguments);
+    command
+        .args(["-c", &limit])
+        .arg(program.get_program())
+        .args(program.get_args());
+    command.stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn ten_clients_at_once_are_answered_on_a_small_machine() {
+    const N_CLIENTS: usize = 10;
+    let folder = TempDir::new().unwrap();
+    let mut command = on_a_machine_of(128, &["serve", "--listen", "127.0.0.1:0", "--demo", "0.01"]);
+    command.env("TMPDIR", folder.path());
+    let mut served = Served::start_with(command, Stdio::piped(), folder);
+    let mut said = BufReader::new(served.process.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let scaled = said.find(|line| line.starts_with("scaled to ")).unwrap();
+    assert_eq!(
+        scaled,
+        "scaled to 128 MiB of memory: sqlite_heap 16MiB, retained_streams_max 256, held_bytes_max 16MiB, \
+connection_held_bytes_max 4MiB, buffer_bytes 4MiB"
+    );
+    thread::scope(|scope| {
+        for _ in 0..N_CLIENTS {
+            scope.spawn(|| {
+                let mut client = Plain::connect_to(served.address(), &[]);
+                let mut count = |sql: &str| client.run(sql, json!({})).assert_completed().rows.len();
+                assert_eq!(count("SELECT * FROM lineitem"), 60_175);
+                assert_eq!(
+                    count("SELECT l_shipmode, count(*) FROM lineitem GROUP BY 1 ORDER BY 2"),
+                    7
+                );
+            });
+        }
+    });
+    let most = memory_mib(&served.process, "VmHWM");
+    assert!(most <= 128, "{most} MiB");
+}
+
+#[track_caller]
+fn check_refused(mib: u64, flags: &[&str], variables: &[(&str, &str)], says: &str) {
+    for command in ["serve", "check-config"] {
+        let folder = TempDir::new().unwrap();
+        let db = database(&folder);
+        let arguments = [&[command, "--db", &db, "--listen", "127.0.0.1:0"], flags].concat();
+        let output = on_a_machine_of(mib, &arguments)
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
+fn what_is_set_and_does_not_fit_is_refused_by_its_name() {
+    check_refused(
+        128,
+        &["--held-bytes-max", "256MiB"],
+        &[],
+        "lower held_bytes_max = \"256MiB\" (--held-bytes-max)",
+    );
+    check_refused(
+        128,
+        &[],
+        &[("ROWSTREAM_SQLITE_HEAP", "200MiB")],
+        "lower sqlite_heap = \"200MiB\" (ROWSTREAM_SQLITE_HEAP)",
+    );
+    check_refused(
+        128,
+        &["--connections-max", "1000"],
+        &[],
+        "connections_max = 1000 (--connections-max) does not fit this host: at most ",
+    );
+    check_refused(64, &[], &[], "the default settings need 96 MiB of memory");
+}
+
+#[test]
+fn what_is_set_and_fits_stays_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    let db = database(&folder);
+    let flags = [
+        "check-config",
+        "--db",
+        &db,
+        "--held-bytes-max",
+        "14MiB",
+        "--streams-max",
+        "6",
+    ];
+    let output = on_a_machine_of(96, &flags).output().unwrap();
+    let (out, said) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for line in [
+        "held_bytes_max = \"14MiB\"  # --held-bytes-max",
+        "streams_max = 6  # --streams-max",
+        "sqlite_heap = \"12MiB\"  # default for 96 MiB of memory",
+    ] {
+        assert!(out.lines().any(|found| found == line), "{line} is not in {out}");
+    }
+    assert!(said.contains("scaled to 96 MiB of memory: sqlite_heap 12MiB"), "{said}");
+}
