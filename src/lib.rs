@@ -65,6 +65,10 @@
 //! [`server::MemoryBound`] is all of it in one formula, which `rowstream serve` tells at its start. The defaults are made for a host with 2 GiB
 //! of memory and more; [`server::HostLimits::part_of`] computes what fits a smaller one.
 //!
+//! What is freed goes back to the application's allocator, and the library leaves to the application which one that is, and when it gives
+//! memory back to the system. The program runs on the C library's allocator, which SQLite and zstd use too, limits the number of its arenas,
+//! and has it give back what is free after a load (`malloc_trim`).
+//!
 //! # Peers
 //! A peer costs its own connection and no other's: [`server::Limits`] has what it may do, and what becomes of one that does more. What takes
 //! too long is ended by the timekeeper, which shuts the socket down: it needs neither the peer nor a thread that waits for it. What

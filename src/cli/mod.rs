@@ -7,6 +7,7 @@ mod config;
 mod demo;
 mod format;
 mod logging;
+mod malloc;
 mod manual;
 mod query;
 mod reach;

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::assemble::{Assembly, DemoData, Reloadable, assemble};
 use super::config::{self, Explained, Settings};
 use super::logging::{self, LogFormat};
+use super::malloc::{self, Trimmer};
 use super::signals::{SIGHUP, SIGINT, SIGTERM, exit_code, on_signals};
 use super::supervisor::{Supervisor, handed_over};
 use super::{Exit, complain, print, say};
@@ -32,6 +33,7 @@ pub(super) struct Arguments {
 /// Blocks until SIGINT or SIGTERM, and then until the server is down; without end where there are [no signals](super::signals). A socket
 /// that a service manager hands over goes before `--listen`.
 pub(super) fn run(arguments: Arguments) -> Exit {
+    malloc::limit_arenas();
     if arguments.print_default_config {
         return print(config::default_file().as_bytes());
     }
@@ -62,6 +64,10 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     let asked = match heard {
         Ok(asked) => asked,
         Err(error) => return fail(&format_args!("cannot listen to signals: {error}")),
+    };
+    let _trims_until_dropped = match start_trimming(server.clone()) {
+        Ok(trims) => trims,
+        Err(error) => return fail(&format_args!("cannot start a thread: {error}")),
     };
     let drain = Duration::from_secs(settings.drain_seconds);
     let drainer = match Drainer::start(server.clone(), drain) {
@@ -231,6 +237,31 @@ fn reload(server: &ServerHandle, reloadables: &[Reloadable]) {
             Err(error) => log::error!(name = name, error = error; "not read again, and as it was"),
         }
     }
+}
+
+/// Starts the thread that gives free memory back to the system, where the allocator does not by itself.
+///
+/// Ends when: what it returns is dropped.
+fn start_trimming(server: ServerHandle) -> io::Result<Option<Sender<Infallible>>> {
+    let Some(interval) = malloc::INTERVAL else {
+        return Ok(None);
+    };
+    let (until_dropped, dropped) = bounded::<Infallible>(0);
+    let mut trimmer = Trimmer::new(activity(&server));
+    spawn_named("trim", STACK_BYTES_CONNECTION, move || {
+        while let Err(RecvTimeoutError::Timeout) = dropped.recv_timeout(interval) {
+            if trimmer.look(activity(&server)) {
+                malloc::trim();
+            }
+        }
+    })?;
+    Ok(Some(until_dropped))
+}
+
+/// Whatever changes when a server frees much.
+fn activity(server: &ServerHandle) -> impl PartialEq + use<> {
+    let streams = server.streams();
+    (streams.statistics(), streams.bytes_held(), server.connections())
 }
 
 /// A thread that drains the server when it is told, and ends it.

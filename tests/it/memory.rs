@@ -1,16 +1,20 @@
-//! The memory of `rowstream serve`: a small machine has a small server.
+//! The memory of `rowstream serve`: what a load took goes back to the system, and a small machine has a small server.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tempfile::TempDir;
+use tungstenite::Message;
 
 use crate::cli::{Served, rowstream};
 use crate::config::database;
-use crate::support::Plain;
+use crate::support::{Plain, Wire};
+
+const MIB: u64 = 1024 * 1024;
 
 /// What the server of this process has of that kind, in MiB: `VmRSS`, or `VmHWM`, which is the most that it has had.
 fn memory_mib(process: &Child, what: &str) -> u64 {
@@ -18,6 +22,93 @@ fn memory_mib(process: &Child, what: &str) -> u64 {
     let line = status.lines().find(|line| line.starts_with(what)).unwrap();
     let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     kib / 1024
+}
+
+/// Rows of a few KiB, without end.
+const WIDE: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+SELECT i, printf('%04000d', i) AS wide FROM n";
+
+/// Sorts some MB, and stands still with them.
+const SORT: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) \
+SELECT i, printf('%0100d', i * 7919 % 20000) AS t FROM n ORDER BY t";
+
+/// A resumable stream that fills its window; batches of several sizes, so that none fits where another was.
+fn fill(client: &mut Plain, sql: &str, n: usize) -> String {
+    client.query(
+        sql,
+        json!({
+            "request_id": n,
+            "resumable": true,
+            "batch_size": ([10, 30, 100][n % 3]),
+            "window": {"batches": 1_024, "bytes": 4 * MIB},
+            "progress_interval_ms": 0,
+        }),
+    );
+    match client.recv_until("the start", |wire| matches!(wire, Wire::QueryStarted { .. })) {
+        Wire::QueryStarted {
+            resume_token: Some(token),
+            ..
+        } => token,
+        other => panic!("not resumable: {other:?}"),
+    }
+}
+
+/// Queries, takes some MiB without an `ack`, is cut, comes back for one of two streams, pauses it, and is cut for good.
+fn come_and_go(served: &Served, n_streams: usize) {
+    let mut client = Plain::connect_to(served.address(), &[]);
+    let tokens: Vec<String> = (0..n_streams)
+        .map(|n| fill(&mut client, [WIDE, WIDE, SORT][n % 3], n))
+        .collect();
+    let mut n_bytes = 0;
+    while n_bytes < 8 * MIB {
+        if let Message::Text(text) = client.next_raw() {
+            n_bytes += text.len() as u64;
+        }
+    }
+    drop(client);
+    let mut client = Plain::connect_to(served.address(), &[]);
+    for token in tokens.iter().step_by(2) {
+        client.send(&json!({"type": "resume_query", "resume_token": token, "last_batch": -1}));
+        loop {
+            match client.recv_unchecked() {
+                Wire::QueryResumed { stream_id, .. } => {
+                    break client.send(&json!({"type": "pause_query", "stream_id": stream_id}));
+                }
+                Wire::QueryBatch { .. } | Wire::QueryPaused { .. } => {}
+                // Its time was over, or others needed the room.
+                Wire::Error { .. } => break,
+                other => panic!("not resumed: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_that_a_load_took_goes_back_to_the_system() {
+    const N_CLIENTS: usize = 14;
+    const N_STREAMS: usize = 5;
+    let served = Served::with(&["--retention", "5s", "--query-rate", "off"]);
+    let rss = || memory_mib(&served.process, "VmRSS");
+    Plain::connect_to(served.address(), &[])
+        .run("SELECT 1", json!({}))
+        .assert_completed();
+    let start = rss();
+    thread::scope(|scope| {
+        for _ in 0..N_CLIENTS {
+            scope.spawn(|| come_and_go(&served, N_STREAMS));
+        }
+    });
+    let peak = memory_mib(&served.process, "VmHWM");
+    assert!(peak > start + 96, "that was no load: {start} MiB, and at most {peak}");
+    let end = Instant::now() + Duration::from_secs(60);
+    while rss() > start + 64 {
+        assert!(
+            Instant::now() < end,
+            "{start} MiB at the start, {peak} at the most, and a minute after the load {}",
+            rss()
+        );
+        thread::yield_now();
+    }
 }
 
 /// `rowstream` on a machine of so much memory: of the data limit, stacks and other memory that is never touched take half.
