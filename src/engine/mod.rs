@@ -41,7 +41,9 @@ pub trait Engine: Send + Sync + 'static {
     /// What can honestly be said of the size of `query`'s result within `budget`, beside the running query.
     ///
     /// Called at most once a stream, on a worker, after the first rows have left, and only where a client wants progress.
-    /// May block for `budget`, not much longer; `cancel` is set when the stream ends first. Defaults to knowing nothing.
+    /// May block for `budget`, not much longer: a budget of zero is for what takes next to no time. `cancel` is set when the budget is used
+    /// up, when the stream ends first, or when another stream waits for the worker; what has been found out by then is the answer. Defaults
+    /// to knowing nothing.
     fn estimate(&self, query: &QuerySpec, budget: Duration, cancel: &CancelToken) -> Estimate {
         let _ = (query, budget, cancel);
         Estimate::default()

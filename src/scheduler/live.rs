@@ -366,6 +366,11 @@ impl Stream {
         }
     }
 
+    /// Tells the engine to be done with its [estimate](Self::run_estimate). Blocks only for the engine's cancel hook.
+    pub(super) fn stop_estimate(&self, reason: CancelReason) {
+        self.estimate_cancel.cancel(reason);
+    }
+
     /// Its place in the run queue.
     pub(super) fn place(&self) -> Place {
         Place {

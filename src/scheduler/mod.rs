@@ -7,6 +7,7 @@
 mod alarm;
 mod budget;
 mod buffers;
+mod estimates;
 mod event;
 mod fair;
 mod groups;
@@ -46,6 +47,7 @@ pub(crate) use timekeeper::{Alarm, AlarmGuard, Timekeeper};
 
 use budget::Budget;
 use buffers::{Buffers, Compressors};
+use estimates::Allowance;
 use fair::{PRIORITY_DEFAULT, WEIGHT_DEFAULT};
 use job::Job;
 use live::{Asked, StreamPlan};
@@ -94,6 +96,7 @@ struct Core {
     timekeeper: Timekeeper,
     closing: Mutex<Option<Sender<Resting>>>,
     relief: Relief,
+    estimates: Mutex<Allowance>,
 }
 
 /// A connection, as its streams know it.
@@ -243,6 +246,7 @@ impl Scheduler {
                 timekeeper: Timekeeper::start()?,
                 closing: Mutex::new(Some(closing)),
                 relief: Relief::default(),
+                estimates: Mutex::new(Allowance::new(clock::now())),
             }),
             engines,
             seats,

@@ -86,6 +86,12 @@ impl<T, E, Q> RunQueue<T, E, Q> {
         state.runnable.len() > 0 || state.may_ask()
     }
 
+    /// Whether somebody waits for a worker, and none is free.
+    pub(crate) fn is_short_of_workers(&self) -> bool {
+        let state = self.state.lock();
+        state.n_free == 0 && (state.runnable.has_turn(clock::now()) || state.may_ask())
+    }
+
     /// How many items a new one would wait behind before its first turn: `None` where a worker is free for it.
     pub(crate) fn wait_ahead(&self) -> Option<usize> {
         let state = self.state.lock();
@@ -327,6 +333,18 @@ mod tests {
         assert!(queue.next(|| false).is_some());
         queue.done();
         assert_eq!(queue.wait_ahead(), None);
+    }
+
+    #[test]
+    fn a_worker_with_an_aside_is_missed_where_a_turn_waits_and_none_is_free() {
+        let queue: RunQueue<u32, &str> = RunQueue::new(1, 1);
+        queue.push_aside("aside");
+        assert!(matches!(queue.next(|| true), Some(Work::Aside("aside"))));
+        assert!(!queue.is_short_of_workers(), "nothing waits");
+        queue.push_fresh(1, place(1));
+        assert!(queue.is_short_of_workers());
+        queue.aside_done();
+        assert!(!queue.is_short_of_workers(), "the worker is on its way");
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub(super) fn core(config: StreamingConfig, n_workers: usize) -> Arc<Core> {
         timekeeper: Timekeeper::still(),
         closing: Mutex::new(None),
         relief: Relief::default(),
+        estimates: Mutex::new(Allowance::new(clock::now())),
     })
 }
 

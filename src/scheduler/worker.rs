@@ -12,11 +12,8 @@ use super::groups::QUANTUM_BYTES;
 use super::job::TurnEnd;
 use super::live::Stream;
 use super::queue::Work;
-use super::{Core, Resting};
+use super::{Core, Resting, estimates};
 use crate::clock;
-
-/// What one estimate may take of a worker.
-pub(super) const ESTIMATE_BUDGET: Duration = Duration::from_millis(50);
 
 /// While streams wait for their turns, estimates get at most one part in this many of a worker's time.
 const ESTIMATE_SHARE: u32 = 20;
@@ -44,10 +41,8 @@ pub(super) fn work_until_closed(core: &Arc<Core>) {
             }
             Some(Work::Aside(stream)) => {
                 if let Some(stream) = stream.upgrade() {
-                    let begun_at = clock::now();
-                    stream.run_estimate(ESTIMATE_BUDGET);
-                    let now = clock::now();
-                    estimate_again_at = Some(now + now.saturating_duration_since(begun_at) * (ESTIMATE_SHARE - 1));
+                    let taken = estimates::run(core, &stream);
+                    estimate_again_at = Some(clock::now() + taken * (ESTIMATE_SHARE - 1));
                 }
                 core.queue.aside_done();
             }

@@ -206,6 +206,28 @@ fn an_estimate_never_holds_a_row_back() {
 }
 
 #[test]
+fn an_estimate_that_takes_longer_than_it_may_is_stopped() {
+    let gate = Gate::new();
+    let script = Script::new(["n"])
+        .generate(1_000_000, |n| vec![(n as i64).into()])
+        .gate_on_estimate(&gate);
+    let server = serve_with(
+        MemoryEngine::builder().query("q", script).build(),
+        1,
+        StreamingConfig::default(),
+    );
+    let mut stalled = Plain::connect(&server);
+    stalled.query("q", json!({"window": {"batches": 1}}));
+    gate.wait_reached(DEADLINE).unwrap();
+    eventually("nobody at the gate", &0, || gate.waiting());
+    // Its stream lives, and the only worker is free for another.
+    assert_eq!(server.streams().reports().len(), 1);
+    let mut other = Plain::connect(&server);
+    other.query("q", json!({"max_rows": 5, "progress_interval_ms": 0}));
+    other.finish().assert_completed();
+}
+
+#[test]
 fn shutting_down_needs_no_client_to_help() {
     let gate = Gate::new();
     let engine = MemoryEngine::builder()

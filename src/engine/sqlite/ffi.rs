@@ -4,23 +4,27 @@
 #![allow(unsafe_code)] // this is the one place for it; each block says why it holds
 
 mod file_system;
+mod looks;
+mod pulse;
 mod trim;
 mod whole_pages;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::bounded;
 use rusqlite::{Connection, ffi};
 
-use crate::clock;
 use crate::engine::CancelToken;
 use crate::rows::{CellSink, RowError, RowSource, RowWriter, Value};
 
 pub(super) use file_system::{file_system, file_system_in_memory};
+#[cfg(test)]
+pub(super) use pulse::seen;
+
+use pulse::{Inside, Pulse};
 
 /// What SQLite may allocate in this process unless somebody says otherwise.
 pub(super) const HEAP_BYTES_MAX: i64 = 256 * 1024 * 1024;
@@ -35,9 +39,6 @@ const OPERATIONS_PER_PULSE: c_int = 1_000;
 /// stream costs; this serves the same small requests while a statement is prepared.
 const LOOKASIDE_SLOT_BYTES: c_int = 128;
 const LOOKASIDE_SLOTS: c_int = 64;
-
-/// How long the n-th wait for a lock takes: short at first, for writers mostly are.
-const LOCK_WAITS_MS: [u64; 8] = [1, 2, 5, 10, 15, 20, 25, 50];
 
 /// What SQLite says of a failed call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,22 +57,6 @@ pub(super) struct Failure {
 pub(super) enum FillError {
     Sql(Failure),
     Row(RowError),
-}
-
-/// What the handlers look at while SQLite works. Read and written only by the thread that is inside a call on this connection,
-/// through the pointer alone, so that no reference to it ever overlaps another.
-struct Pulse {
-    /// Stops the statement when set.
-    cancel: Option<CancelToken>,
-    /// Stops the statement when passed.
-    deadline: Option<Instant>,
-    /// Told the time while a fill is under way; null otherwise.
-    writer: *mut RowWriter,
-    /// Woken by the token.
-    cancelled: Option<Receiver<()>>,
-    lock_timeout: Duration,
-    /// Waited for a lock so far, in this statement.
-    lock_waited: Duration,
 }
 
 /// An open connection and what its handlers look at. Dropping it closes the connection.
@@ -103,22 +88,15 @@ unsafe impl Send for Database {}
 impl Database {
     /// Takes over a connection and installs the handlers. `temporary_in_memory`: it was opened with [`file_system_in_memory`].
     pub(super) fn new(connection: Connection, lock_timeout: Duration, temporary_in_memory: bool) -> Self {
-        let pulse = NonNull::from(Box::leak(Box::new(Pulse {
-            cancel: None,
-            deadline: None,
-            writer: ptr::null_mut(),
-            cancelled: None,
-            lock_timeout,
-            lock_waited: Duration::ZERO,
-        })));
+        let pulse = NonNull::from(Box::leak(Box::new(Pulse::new(lock_timeout))));
         // SAFETY: the handle is open and used by this thread alone; both handlers get a pointer that lives until after the
         // connection is closed (see `drop`). The lookaside call passes the three arguments that its verb documents, and a null
         // buffer has SQLite allocate its own; it fails harmlessly where memory is in use already.
         unsafe {
             let db = connection.handle();
             let context = pulse.as_ptr().cast::<c_void>();
-            ffi::sqlite3_progress_handler(db, OPERATIONS_PER_PULSE, Some(on_pulse), context);
-            ffi::sqlite3_busy_handler(db, Some(on_busy), context);
+            ffi::sqlite3_progress_handler(db, OPERATIONS_PER_PULSE, Some(pulse::on_pulse), context);
+            ffi::sqlite3_busy_handler(db, Some(pulse::on_busy), context);
             ffi::sqlite3_db_config(
                 db,
                 ffi::SQLITE_DBCONFIG_LOOKASIDE,
@@ -169,15 +147,31 @@ impl Database {
         pulse.lock_waited = Duration::ZERO;
     }
 
+    /// Stops what follows after so many reads of the database's files, or at `deadline`, until the connection is [watched](Self::watch) anew.
+    pub(super) fn limit(&mut self, reads_max: u32, deadline: Instant) {
+        // SAFETY: as in `watch`.
+        let pulse = unsafe { self.pulse.as_mut() };
+        pulse.reads_left = Some(reads_max);
+        pulse.deadline = Some(deadline);
+    }
+
     /// Nothing stops what follows: the connection goes back to its pool.
     pub(super) fn unwatch(&mut self) {
         // SAFETY: as in `watch`.
         let pulse = unsafe { self.pulse.as_mut() };
         pulse.deadline = None;
+        pulse.reads_left = None;
         pulse.cancelled = None;
         if let Some(cancel) = pulse.cancel.take() {
             cancel.disarm();
         }
+    }
+
+    /// For the time of a call on the connection.
+    fn inside(&self) -> Inside {
+        // SAFETY: the pulse lives as long as `self`, and is of no use to another thread while this one makes a call. Each caller drops what it
+        // is given before it returns.
+        unsafe { Inside::of(self.pulse) }
     }
 
     fn handle(&self) -> *mut ffi::sqlite3 {
@@ -227,6 +221,7 @@ impl Database {
                 in_memory: self.temporary_in_memory,
             });
         };
+        let _inside = self.inside();
         // SAFETY: the text is `len` readable bytes; both out-pointers are valid for the call.
         let code = unsafe {
             ffi::sqlite3_prepare_v3(
@@ -440,6 +435,7 @@ impl Statement {
 
     /// Goes to the next row. False at the end.
     pub(super) fn step(&mut self) -> Result<bool, Failure> {
+        let _inside = self.database().inside();
         // SAFETY: a live statement, used by one thread at a time.
         match unsafe { ffi::sqlite3_step(self.statement.as_ptr()) } {
             ffi::SQLITE_ROW => Ok(true),
@@ -480,6 +476,7 @@ impl Statement {
     /// Steps and writes rows until `out` is full. True where the result has ended.
     pub(super) fn fill(&mut self, out: &mut RowWriter) -> Result<bool, FillError> {
         let out: *mut RowWriter = out;
+        let _inside = self.database().inside();
         let pulse = self.database().pulse.as_ptr();
         // SAFETY: `out` comes from a unique reference that is not used again before this function returns; from here on the
         // writer is reached only through this pointer, by this loop between two steps and by the progress handler inside them,
@@ -575,53 +572,6 @@ unsafe fn bytes_of<'a>(start: *const c_void, len: c_int) -> &'a [u8] {
         Ok(len) if len > 0 && !start.is_null() => unsafe { std::slice::from_raw_parts(start.cast(), len) },
         _ => &[],
     }
-}
-
-/// The progress handler: returns non-zero to stop the statement.
-extern "C" fn on_pulse(context: *mut c_void) -> c_int {
-    let pulse: *mut Pulse = context.cast();
-    // A panic must not cross into C: it stops the statement instead.
-    let stop = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: the context is the pulse of the connection that is working (see `Database::new`), which this thread is inside
-        // a call of. The fields are read through the pointer one by one; `writer` is null or valid (see `fill`), and the loop
-        // there does not touch it during a step.
-        unsafe {
-            if (*pulse).cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
-                return true;
-            }
-            let (writer, deadline) = ((*pulse).writer, (*pulse).deadline);
-            if writer.is_null() && deadline.is_none() {
-                return false;
-            }
-            let now = clock::now();
-            if !writer.is_null() {
-                (*writer).tick(now);
-            }
-            deadline.is_some_and(|deadline| now >= deadline)
-        }
-    }));
-    c_int::from(stop.unwrap_or(true))
-}
-
-/// The busy handler: waits a little for a lock and returns non-zero to try again. The token ends the wait.
-extern "C" fn on_busy(context: *mut c_void, n_before: c_int) -> c_int {
-    let pulse: *mut Pulse = context.cast();
-    let again = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: as in `on_pulse`; nobody else refers to the pulse during the call.
-        let pulse = unsafe { &mut *pulse };
-        let n = usize::try_from(n_before).unwrap_or(0).min(LOCK_WAITS_MS.len() - 1);
-        let wait = Duration::from_millis(LOCK_WAITS_MS[n]);
-        if pulse.lock_waited + wait > pulse.lock_timeout {
-            return false;
-        }
-        pulse.lock_waited += wait;
-        let (Some(cancel), Some(cancelled)) = (&pulse.cancel, &pulse.cancelled) else {
-            return false;
-        };
-        let _woken_or_not = cancelled.recv_timeout(wait);
-        !cancel.is_cancelled()
-    }));
-    c_int::from(again.unwrap_or(false))
 }
 
 /// Bounds what SQLite allocates in this process, once, before the first connection is opened; where the application has set a bound

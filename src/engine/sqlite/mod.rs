@@ -12,9 +12,13 @@ mod bombs_test;
 mod cursor;
 mod error;
 mod estimate;
+#[cfg(test)]
+mod estimate_test;
 mod ffi;
 #[cfg(test)]
 mod file_test;
+#[cfg(test)]
+mod looks_test;
 mod pool;
 mod profile;
 #[cfg(test)]
@@ -27,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cursor::SqliteCursor;
+use estimate::Uncounted;
 use pool::{Pool, Settings};
 
 pub use profile::SqliteProfile;
@@ -46,8 +51,10 @@ pub(crate) fn library_version() -> &'static str {
 ///
 /// # Blocking
 /// [`open`](Engine::open) blocks for preparing the statement, and on a locked database for the lock timeout;
-/// [`fill`](Cursor::fill) for as long as SQLite computes. The [`CancelToken`] ends each of these waits, except that SQLite
-/// cannot be stopped inside one function call on one huge value; the [profile](SqliteProfile#cancelling) says how long that may be.
+/// [`fill`](Cursor::fill) for as long as SQLite computes. The [`CancelToken`] ends each of these waits: every thousand operations of a query,
+/// each read of the database's files and each access to a temporary file look at it. Two things end only by themselves. One is a function
+/// call on one huge value; the [profile](SqliteProfile#cancelling) says how long that may be. The other is the sort of one piece in memory,
+/// which is 1 MiB or, where that is more, the [page cache](SqliteEngineBuilder::cache_kib).
 ///
 /// # Memory
 /// All that SQLite allocates in this process is bounded, see [`limit_heap`].
@@ -61,6 +68,7 @@ pub(crate) fn library_version() -> &'static str {
 #[derive(Debug)]
 pub struct SqliteEngine {
     pool: Arc<Pool>,
+    uncounted: Uncounted,
 }
 
 /// Settings of a [`SqliteEngine`].
@@ -99,7 +107,8 @@ impl SqliteEngine {
 
 impl SqliteEngineBuilder {
     /// SQLite's page cache per connection, in KiB. Defaults to 64: a scan needs no more, the system's own cache has the file,
-    /// and a thousand streams have a thousand of them. Joins that jump about in a large index like more.
+    /// and a thousand streams have a thousand of them. Joins that jump about in a large index like more. SQLite sorts pieces of this size in
+    /// memory, and at least 1 MiB; a cancel waits for the piece.
     pub fn cache_kib(mut self, cache_kib: u32) -> Self {
         self.settings.cache_kib = cache_kib;
         self
@@ -159,7 +168,10 @@ impl SqliteEngineBuilder {
         let (database, loan) = pool.take(&CancelToken::new(), None)?;
         // A file that is no database shows only when it is read.
         cursor::probe(database, loan)?;
-        Ok(SqliteEngine { pool })
+        Ok(SqliteEngine {
+            pool,
+            uncounted: Uncounted::default(),
+        })
     }
 
     /// The engine of a file that nobody has looked at, and that need not be there: its queries fail then.
@@ -167,6 +179,7 @@ impl SqliteEngineBuilder {
     pub(crate) fn unopened(self) -> SqliteEngine {
         SqliteEngine {
             pool: Arc::new(Pool::new(self.settings)),
+            uncounted: Uncounted::default(),
         }
     }
 }
@@ -196,11 +209,12 @@ impl Engine for SqliteEngine {
         Ok(Box::new(SqliteCursor::open(database, loan, query, cancel)?))
     }
 
-    /// Counts the rows on a second connection if that can be done within `budget`; for a query that streams out of one table,
-    /// otherwise tells the size of that table, which the scan's own counter is measured against. The count is of this moment,
-    /// not of the running query's snapshot.
+    /// Counts the rows on a second connection where that can be expected to fit into `budget`; for a query that streams out of one table,
+    /// otherwise tells about how many rows that table has, which the scan's own counter is measured against. The count is of this moment,
+    /// not of the running query's snapshot. It reads at most 4,096 pages, and ends with the first read or some thousand operations after its
+    /// time. With a budget of zero nothing is counted.
     fn estimate(&self, query: &QuerySpec, budget: Duration, cancel: &CancelToken) -> Estimate {
-        estimate::estimate(&self.pool, query, budget, cancel).unwrap_or_default()
+        estimate::estimate(&self.pool, &self.uncounted, query, budget, cancel).unwrap_or_default()
     }
 
     fn describe(&self, sql: &str, cancel: &CancelToken) -> Result<Description, EngineError> {

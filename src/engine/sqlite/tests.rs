@@ -363,6 +363,7 @@ fn a_cancel_ends_the_wait_for_a_lock() {
             lock_timeout: Duration::from_secs(3600),
             ..SqliteEngine::builder(&fixture.path).settings
         })),
+        uncounted: Uncounted::default(),
     };
     let cancel = CancelToken::new();
     let (started, starts) = bounded::<()>(1);

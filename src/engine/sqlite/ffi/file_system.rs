@@ -1,6 +1,7 @@
-//! How SQLite opens files here: with its usual file system, but for two things.
+//! How SQLite opens files here: with its usual file system, but for three things.
 //!
-//! Of the database's own file a page is there in whole or is an error, see [`whole_pages`]. And for queries that are not trusted, what SQLite
+//! Of the database's own file a page is there in whole or is an error, see [`whole_pages`]. Every access to a file looks whether the query is to
+//! stop, see [`looks`]. And for queries that are not trusted, what SQLite
 //! sorts, groups and keeps for later goes to files that are memory, so that a query cannot fill a disk.
 //!
 //! `temp_store=MEMORY` would do without such files, but has SQLite sort everything in one operation, which nothing can stop: some seconds
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::ffi;
 
-use super::whole_pages;
+use super::{looks, whole_pages};
 
 /// The names of the file systems; a connection is opened with one.
 const USUAL_NAME: &CStr = c"rowstream";
@@ -68,7 +69,7 @@ fn register_usual() -> Option<Open> {
     // SAFETY: SQLite returns null or a file system that stays registered.
     unsafe {
         let usual = ffi::sqlite3_vfs_find(ptr::null()).as_ref()?;
-        let file_bytes = whole_pages::file_bytes(usual.szOsFile);
+        let file_bytes = whole_pages::file_bytes(usual.szOsFile).max(looks::file_bytes(usual.szOsFile));
         register(usual, USUAL_NAME, file_bytes, open_usual).then_some(usual.xOpen?)
     }
 }
@@ -83,7 +84,7 @@ fn register_memory() -> Option<Memory> {
             open: file_system.as_ref()?.xOpen?,
             methods: OnceLock::new(),
         };
-        let file_bytes = usual.szOsFile.max(whole_pages::file_bytes((*file_system).szOsFile));
+        let file_bytes = usual.szOsFile.max(looks::file_bytes((*file_system).szOsFile));
         register(usual, MEMORY_NAME, file_bytes, open_memory).then_some(memory)
     }
 }
@@ -117,8 +118,13 @@ unsafe extern "C" fn open_usual(
     // by the file system that the number came from.
     unsafe {
         let code = open(vfs, name, file, flags, out_flags);
-        if code == ffi::SQLITE_OK && flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
+        if code != ffi::SQLITE_OK {
+            return code;
+        }
+        if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
             whole_pages::insist(file, (*vfs).szOsFile);
+        } else if flags & (TEMPORARY | ffi::SQLITE_OPEN_WAL) != 0 {
+            looks::begin(file, (*vfs).szOsFile, flags & TEMPORARY != 0);
         }
         code
     }
@@ -153,6 +159,7 @@ unsafe extern "C" fn open_memory(
                 iVersion: 1,
                 ..*methods
             });
+            looks::begin(file, (*vfs).szOsFile, true);
         }
         code
     }

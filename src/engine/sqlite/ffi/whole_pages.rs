@@ -9,6 +9,8 @@ use std::mem::{align_of, size_of};
 
 use rusqlite::ffi;
 
+use super::pulse;
+
 type Read = unsafe extern "C" fn(*mut ffi::sqlite3_file, *mut c_void, c_int, ffi::sqlite3_int64) -> c_int;
 
 /// Behind each file: its own methods, but for `xRead`. SQLite sees the first field.
@@ -69,6 +71,9 @@ unsafe extern "C" fn read(
     len: c_int,
     offset: ffi::sqlite3_int64,
 ) -> c_int {
+    if pulse::stops_read() {
+        return ffi::SQLITE_INTERRUPT;
+    }
     // SAFETY: only files that `insist` has seen have this method, so their methods are the first field of what it has written. The buffer is of
     // `len` bytes, all of them written after a short read: with zeros from where the file ends.
     unsafe {
