@@ -5,29 +5,27 @@
 //! ```
 //!
 //! DATABASE is a file with TPC-H's `lineitem`, such as `rowstream serve --demo 1` leaves in the temporary folder. Sections are
-//! `throughput`, `latency`, `memory`, `stalled`, `fairness` and `cancel`; without any, all run. Each prints its figures beside
-//! their targets. Figures of one section come from one run and are compared as ratios; CPU time is the server process's own.
+//! `throughput`, `latency`, `memory`, `stalled`, `fairness`, `cancel`, `restarts` and `estimates`; without any, all run. Each prints its figures
+//! beside their targets. Figures of one section come from one run and are compared as ratios; CPU time is the server process's own.
 //! The server, the clients that only drain, and the floor are processes of their own.
-#![allow(unsafe_code)] // the floor calls SQLite's C interface directly: that is its point
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a benchmark run by hand: it stops where something is wrong, and prints
 #![allow(clippy::disallowed_methods)] // and it may sleep: nothing here is a test
 
 use std::env;
-use std::ffi::CString;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::ffi;
+use floor::{floor, run_floor};
 use support::{Client, Server, cpu_ns_of, median, quantiles};
 
+mod floor;
+#[path = "../support/mod.rs"]
 mod support;
 
 const TABLE: &str = "lineitem";
-const FLOOR_PIECE_BYTES: usize = 128 * 1024;
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -45,6 +43,8 @@ fn main() {
                 ("stalled", stalled),
                 ("fairness", fairness),
                 ("cancel", cancel),
+                ("restarts", restarts),
+                ("estimates", estimates),
             ];
             for (name, section) in all {
                 if sections.is_empty() || sections.contains(&name) {
@@ -168,35 +168,53 @@ fn memory(database: &str) {
     );
 }
 
-/// One client that reads, beside a hundred that do not.
+/// One client that reads, beside a hundred that do not; and what those cost once they stand still.
 fn stalled(database: &str) {
     const STALLED: usize = 100;
+    const ROUNDS: usize = 3;
     let server = Server::start(database, &[]);
-    let query = query_json(
+    let alone = query_json(
         &format!("SELECT * FROM {TABLE}"),
         "\"row_format\":\"array\",\"batch_size\":1000",
     );
-    let mut ratios = Vec::new();
+    let (mut ratios, mut shares) = (Vec::new(), Vec::new());
     let mut grown = 0;
-    for _ in 0..3 {
-        let (rows, _, wall_alone) = stream(&server, &query);
+    for round in 0..ROUNDS {
+        let (rows, _, wall_alone) = stream(&server, &alone);
         let before = server.memory_kib("VmRSS");
         let clients: Vec<_> = (0..STALLED)
-            .map(|_| {
+            .map(|n| {
                 let mut client = Client::connect(&server.address);
-                client.send(&query);
+                // The same query from all, or one that the server has not seen yet from each.
+                let sql = match round {
+                    0 => format!("SELECT * FROM {TABLE}"),
+                    _ => format!("SELECT * FROM {TABLE} WHERE l_orderkey <> -{round}{n}"),
+                };
+                client.send(&query_with_progress(
+                    &sql,
+                    "\"row_format\":\"array\",\"batch_size\":1000",
+                ));
                 client.until("query_started");
                 client
             })
             .collect();
-        thread::sleep(Duration::from_millis(1_500));
-        grown = server.memory_kib("VmRSS") - before;
-        let (rows_beside, _, wall_beside) = stream(&server, &query);
+        thread::sleep(Duration::from_secs(3));
+        let (cpu_before, since) = (server.cpu_ns(), Instant::now());
+        thread::sleep(Duration::from_secs(2));
+        shares.push((server.cpu_ns() - cpu_before) / since.elapsed().as_nanos() as f64);
+        grown = server.memory_kib("VmRSS").saturating_sub(before);
+        let (rows_beside, _, wall_beside) = stream(&server, &alone);
         assert!((rows - rows_beside).abs() < 0.5);
         ratios.push(wall_alone / wall_beside);
         drop(clients);
         thread::sleep(Duration::from_millis(500));
     }
+    let worst = shares.iter().copied().fold(0.0, f64::max);
+    println!(
+        "CPU of {STALLED} stalled streams from three seconds after their start: {:.2} % of a core, {:.2} % in the worst round (target: under 2)",
+        median(shares) * 100.0,
+        worst * 100.0
+    );
     println!(
         "rows/s beside {STALLED} stalled clients: {:.2} of alone (target: at least 0.95)",
         median(ratios)
@@ -269,12 +287,12 @@ fn fairness(database: &str) {
     );
 }
 
-/// From `cancel_query` to `query_cancelled`.
+/// From `cancel_query` to `query_cancelled`, of streams that want progress.
 fn cancel(database: &str) {
     let server = Server::start(database, &[&AT_ANY_RATE[..], &AT_ANY_SIZE].concat());
     let mut client = Client::connect(&server.address);
     let mut measure = |sql: &str, rounds: usize, wait: fn(usize) -> Duration| {
-        let query = query_json(sql, "\"row_format\":\"array\",\"batch_size\":1000");
+        let query = query_with_progress(sql, "\"row_format\":\"array\",\"batch_size\":1000");
         let mut times = Vec::new();
         for n in 0..rounds {
             client.send(&query);
@@ -297,10 +315,104 @@ fn cancel(database: &str) {
     let scan = measure(&format!("SELECT * FROM {TABLE}"), 300, |n| {
         Duration::from_millis(n as u64 % 20)
     });
-    println!("cancel of a scan: {scan} ms (target: p99 under 5)");
+    println!("cancel of a scan: {scan} ms (target: median at most 0.25, p99 at most 5)");
     let sort = format!("SELECT * FROM (SELECT * FROM {TABLE} LIMIT 2000000) ORDER BY l_comment, l_orderkey");
     let sort = measure(&sort, 100, |n| Duration::from_millis(50 + 20 * (n as u64 % 100)));
     println!("cancel of a sort of 2 million rows: {sort} ms (target: p99 under 100)");
+}
+
+/// Scans that are started and cancelled one after another on one connection, by default settings: the time to the first batch.
+fn restarts(database: &str) {
+    const SERVERS: usize = 5;
+    const SCANS: usize = 100;
+    let query = query_with_progress(&format!("SELECT * FROM {TABLE}"), "");
+    let (mut first, mut later) = (Vec::new(), Vec::new());
+    for _ in 0..SERVERS {
+        let server = Server::start(database, &[]);
+        let mut client = Client::connect(&server.address);
+        for n in 0..SCANS {
+            let begun_at = Instant::now();
+            client.send(&query);
+            let started = client.until("query_started");
+            client.until("query_batch");
+            let times = if n == 0 { &mut first } else { &mut later };
+            times.push(begun_at.elapsed().as_secs_f64() * 1e3);
+            client.send(&format!(
+                "{{\"type\":\"cancel_query\",\"stream_id\":\"{}\"}}",
+                field(&started, "stream_id")
+            ));
+            client.until("query_cancelled");
+        }
+    }
+    let ratio = median(later.clone()) / median(first.clone());
+    println!("first batch of the first scan of a server: {} ms", quantiles(first));
+    println!(
+        "of the {SCANS} scans after it: {} ms, {ratio:.2} of the first (target: at most twice)",
+        quantiles(later)
+    );
+}
+
+/// What it costs to find out how large a result is: the server's CPU for a client that stops reading after the first batch, with progress and
+/// without.
+fn estimates(database: &str) {
+    const ROUNDS: usize = 5;
+    let queries = [
+        ("scan", format!("SELECT * FROM {TABLE}")),
+        ("filtered scan", format!("SELECT * FROM {TABLE} WHERE l_quantity > 1")),
+        (
+            "sorted",
+            format!("SELECT l_orderkey FROM {TABLE} WHERE l_orderkey < 2000000 ORDER BY l_orderkey + 0"),
+        ),
+        (
+            "join",
+            format!("SELECT a.l_tax FROM {TABLE} a, {TABLE} b WHERE a.l_tax + b.l_tax >= 0"),
+        ),
+        (
+            "computed",
+            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000) SELECT i FROM n"
+                .to_owned(),
+        ),
+    ];
+    println!(
+        "| query | CPU ms with progress off | first with progress | again | cost of the estimate, first and again |\n|---|---:|---:|---:|---:|"
+    );
+    for (name, sql) in queries {
+        let (mut without, mut first, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let server = Server::start(database, &AT_ANY_SIZE);
+            let mut client = Client::connect(&server.address);
+            // The first opens the file.
+            cpu_of_one_batch(&server, &mut client, &query_json(&sql, ""));
+            without.push(cpu_of_one_batch(&server, &mut client, &query_json(&sql, "")));
+            // Longer than the benchmark, so that no message is part of the figure.
+            let query = query_with_progress(&sql, "\"progress_interval_ms\":60000");
+            first.push(cpu_of_one_batch(&server, &mut client, &query));
+            again.push(cpu_of_one_batch(&server, &mut client, &query));
+        }
+        let (without, first, again) = (median(without), median(first), median(again));
+        println!(
+            "| {name} | {without:.1} | {first:.1} | {again:.1} | {:.1}, {:.1} |",
+            first - without,
+            again - without
+        );
+    }
+    println!("target: at most 50 ms");
+}
+
+/// Milliseconds of the server's CPU until a query's first batch and for half a second after it, while its window takes no more than that.
+fn cpu_of_one_batch(server: &Server, client: &mut Client, query: &str) -> f64 {
+    let before = server.cpu_ns();
+    client.send(&query.replacen('{', "{\"window\":{\"batches\":1},", 1));
+    let started = client.until("query_started");
+    client.until("query_batch");
+    thread::sleep(Duration::from_millis(500));
+    let cpu_ns = server.cpu_ns() - before;
+    client.send(&format!(
+        "{{\"type\":\"cancel_query\",\"stream_id\":\"{}\"}}",
+        field(&started, "stream_id")
+    ));
+    client.until("query_cancelled");
+    cpu_ns / 1e6
 }
 
 // ---- queries ----
@@ -328,7 +440,13 @@ fn stream(server: &Server, query: &str) -> (f64, f64, f64) {
 
 fn query_json(sql: &str, fields: &str) -> String {
     let comma = if fields.is_empty() { "" } else { "," };
-    format!("{{\"type\":\"stream_query\",\"query\":\"{sql}\",\"progress_interval_ms\":0{comma}{fields}}}")
+    query_with_progress(sql, &format!("\"progress_interval_ms\":0{comma}{fields}"))
+}
+
+/// As clients ask that want to know how far it is: by default all of them.
+fn query_with_progress(sql: &str, fields: &str) -> String {
+    let comma = if fields.is_empty() { "" } else { "," };
+    format!("{{\"type\":\"stream_query\",\"query\":\"{sql}\"{comma}{fields}}}")
 }
 
 /// The text of a field that is a string or a number.
@@ -458,182 +576,4 @@ fn crowd(address: &str, n: usize, seconds: u64, query: &str) {
     println!("{}", rows.join(" "));
     let early = |first: &Option<Duration>| first.is_some_and(|first| first <= Duration::from_secs(1));
     println!("{}", members.iter().filter(|member| early(&member.first)).count());
-}
-
-// ---- the floor ----
-
-/// Runs the floor in a process of its own: rows, CPU and wall time, both in nanoseconds.
-fn run_floor(database: &str, mode: &str) -> (f64, f64, f64) {
-    let output = Command::new(env::current_exe().unwrap())
-        .args(["--floor", database, mode])
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let mut figures = text.split_whitespace().map(|n| n.parse::<f64>().unwrap());
-    (
-        figures.next().unwrap(),
-        figures.next().unwrap(),
-        figures.next().unwrap(),
-    )
-}
-
-/// One thread: steps the statement (`step`), reads every cell (`read`), encodes JSON arrays (`encode`), and writes them in
-/// pieces of 128 KiB to a socket that another process drains (`pipe`).
-fn floor(database: &str, mode: &str) {
-    let sink = (mode == "pipe").then(|| {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let drain = Command::new(env::current_exe().unwrap())
-            .args(["--drain-bytes", &address])
-            .spawn()
-            .unwrap();
-        let (socket, _) = listener.accept().unwrap();
-        socket.set_nodelay(true).unwrap();
-        (socket, drain)
-    });
-    let (mut socket, drain) = sink.map_or((None, None), |(socket, drain)| (Some(socket), Some(drain)));
-    let path = CString::new(database).unwrap();
-    let sql = CString::new(format!("SELECT * FROM {TABLE}")).unwrap();
-    let process = std::process::id();
-    let (before, begun_at) = (cpu_ns_of(process), Instant::now());
-    let mut rows = 0_u64;
-    let mut out: Vec<u8> = Vec::with_capacity(FLOOR_PIECE_BYTES + 4_096);
-    // SAFETY: one connection and one statement, used by this thread alone and closed at the end; each text is read before the
-    // next call on the statement.
-    unsafe {
-        let mut db = ptr::null_mut();
-        let flags = ffi::SQLITE_OPEN_READONLY | ffi::SQLITE_OPEN_NOMUTEX;
-        assert_eq!(
-            ffi::sqlite3_open_v2(path.as_ptr(), &raw mut db, flags, ptr::null()),
-            ffi::SQLITE_OK
-        );
-        let mut statement = ptr::null_mut();
-        let prepared = ffi::sqlite3_prepare_v2(db, sql.as_ptr(), -1, &raw mut statement, ptr::null_mut());
-        assert_eq!(prepared, ffi::SQLITE_OK);
-        let n_columns = ffi::sqlite3_column_count(statement);
-        while ffi::sqlite3_step(statement) == ffi::SQLITE_ROW {
-            rows += 1;
-            match mode {
-                "step" => {}
-                "read" => {
-                    for column in 0..n_columns {
-                        std::hint::black_box(read_cell(statement, column));
-                    }
-                }
-                _ => {
-                    out.extend_from_slice(if out.is_empty() { b"[" } else { b",[" });
-                    for column in 0..n_columns {
-                        if column > 0 {
-                            out.push(b',');
-                        }
-                        encode_cell(&read_cell(statement, column), &mut out);
-                    }
-                    out.push(b']');
-                    if out.len() >= FLOOR_PIECE_BYTES {
-                        if let Some(socket) = &mut socket {
-                            socket.write_all(&out).unwrap();
-                        }
-                        std::hint::black_box(&out);
-                        out.clear();
-                    }
-                }
-            }
-        }
-        ffi::sqlite3_finalize(statement);
-        ffi::sqlite3_close(db);
-    }
-    if let Some(socket) = &mut socket {
-        socket.write_all(&out).unwrap();
-    }
-    println!(
-        "{rows} {} {}",
-        cpu_ns_of(process) - before,
-        begun_at.elapsed().as_nanos()
-    );
-    drop(socket);
-    if let Some(mut drain) = drain {
-        drain.wait().unwrap();
-    }
-}
-
-enum Cell<'a> {
-    Null,
-    Integer(i64),
-    Real(f64),
-    Bytes(&'a [u8]),
-}
-
-/// # Safety
-/// The statement has a row, and the cell is not used after the next call on it.
-unsafe fn read_cell<'a>(statement: *mut ffi::sqlite3_stmt, column: i32) -> Cell<'a> {
-    // SAFETY: by the contract above.
-    unsafe {
-        let value = ffi::sqlite3_column_value(statement, column);
-        match ffi::sqlite3_value_type(value) {
-            ffi::SQLITE_INTEGER => Cell::Integer(ffi::sqlite3_value_int64(value)),
-            ffi::SQLITE_FLOAT => Cell::Real(ffi::sqlite3_value_double(value)),
-            ffi::SQLITE_TEXT => {
-                let text = ffi::sqlite3_value_text(value);
-                let len = ffi::sqlite3_value_bytes(value) as usize;
-                Cell::Bytes(std::slice::from_raw_parts(text, len))
-            }
-            _ => Cell::Null,
-        }
-    }
-}
-
-fn encode_cell(cell: &Cell<'_>, out: &mut Vec<u8>) {
-    match cell {
-        Cell::Null => out.extend_from_slice(b"null"),
-        Cell::Integer(value) => out.extend_from_slice(itoa::Buffer::new().format(*value).as_bytes()),
-        Cell::Real(value) => encode_real(*value, out),
-        Cell::Bytes(text) => {
-            out.push(b'"');
-            if is_plain(text) {
-                out.extend_from_slice(text);
-            } else {
-                for character in String::from_utf8_lossy(text).escape_default() {
-                    out.push(character as u8);
-                }
-            }
-            out.push(b'"');
-        }
-    }
-}
-
-/// Whether nothing needs an escape, eight bytes at a time.
-fn is_plain(text: &[u8]) -> bool {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let special = |word: u64| {
-        let (quote, backslash) = (word ^ (ONES * 0x22), word ^ (ONES * 0x5C));
-        let zeros = (quote.wrapping_sub(ONES) & !quote) | (backslash.wrapping_sub(ONES) & !backslash);
-        (zeros | (word.wrapping_sub(ONES * 0x20) & !word) | word) & (ONES * 0x80)
-    };
-    let (words, rest) = text.as_chunks::<8>();
-    let mut last = [b' '; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    let found = words
-        .iter()
-        .fold(0, |found, word| found | special(u64::from_le_bytes(*word)));
-    found | special(u64::from_le_bytes(last)) == 0
-}
-
-/// Two decimals at the most, as TPC-H's are; anything else by the general printer.
-fn encode_real(value: f64, out: &mut Vec<u8>) {
-    let hundredths = (value * 100.0).round();
-    if hundredths.abs() < 1e15 && hundredths / 100.0 == value {
-        let n = hundredths as i64;
-        if n < 0 {
-            out.push(b'-');
-        }
-        let n = n.unsigned_abs();
-        out.extend_from_slice(itoa::Buffer::new().format(n / 100).as_bytes());
-        let rest = (n % 100) as u8;
-        out.extend_from_slice(&[b'.', b'0' + rest / 10]);
-        if !rest.is_multiple_of(10) {
-            out.push(b'0' + rest % 10);
-        }
-    } else {
-        out.extend_from_slice(zmij::Buffer::new().format(value).as_bytes());
-    }
 }
