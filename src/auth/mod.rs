@@ -58,6 +58,14 @@ pub trait Authenticator: Send + Sync + 'static {
     /// [`AuthError::Unavailable`] where that cannot be found out now.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, AuthError>;
 
+    /// Whether tokens are too long to be guessed, and looking at one blocks on nothing and costs little. Then a right token always lets its
+    /// client in, however many wrong ones came from the same address; else an address that has shown too many wrong ones has to wait, with
+    /// tokens that were never right before: see [`auth_failures_per_minute`](crate::server::ServerBuilder::auth_failures_per_minute).
+    /// Defaults to false.
+    fn is_guess_proof(&self) -> bool {
+        false
+    }
+
     /// Who a client is now that has come in before, as `identity`, by the token that has this fingerprint.
     ///
     /// Called for every client when the application says that something [may have changed](crate::server::ServerHandle::recheck_clients), on
@@ -78,6 +86,10 @@ pub trait Authenticator: Send + Sync + 'static {
 impl<T: Authenticator + ?Sized> Authenticator for Arc<T> {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, AuthError> {
         (**self).authenticate(credentials)
+    }
+
+    fn is_guess_proof(&self) -> bool {
+        (**self).is_guess_proof()
     }
 
     fn recheck(&self, token: &Fingerprint, identity: &Identity) -> Result<Identity, AuthError> {

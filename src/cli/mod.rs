@@ -103,7 +103,7 @@ fn tell(error: &ClientError) -> Exit {
     complain(error);
     match error {
         ClientError::Query(_) | ClientError::Cancelled(_) => Exit::Failed,
-        ClientError::Address(_) | ClientError::Usage(_) => Exit::Usage,
+        ClientError::Address(_) | ClientError::Usage(_) | ClientError::TooLong { .. } => Exit::Usage,
         ClientError::Connect { .. }
         | ClientError::Tls { .. }
         | ClientError::Handshake { .. }

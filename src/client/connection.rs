@@ -254,6 +254,7 @@ impl Reader {
         } = shaken;
         let limits = InboundLimits {
             message_bytes_max: self.config.message_bytes_max,
+            skipped_bytes_max: 0,
             fragments_max: usize::MAX,
             coding,
         };

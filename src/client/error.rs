@@ -10,8 +10,8 @@ use crate::protocol::{CancelledMessage, ErrorMessage};
 
 /// Why a client could not connect, or a query gave no (more) rows.
 ///
-/// [`Query`](Self::Query), [`Cancelled`](Self::Cancelled) and [`Usage`](Self::Usage) end one query; everything else ends the
-/// connection with all its queries.
+/// [`Query`](Self::Query), [`Cancelled`](Self::Cancelled), [`Usage`](Self::Usage) and [`TooLong`](Self::TooLong) end one query;
+/// everything else ends the connection with all its queries.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -75,6 +75,14 @@ pub enum ClientError {
     Cancelled(Box<CancelledMessage>),
     /// The query cannot be sent as it is; the text says why. Nothing has been sent, the connection goes on.
     Usage(String),
+    /// The query, with its parameters, is longer than the server takes, as its `welcome` says. Shorten it, or start the server with a
+    /// larger `message_bytes_max`. Nothing has been sent, the connection goes on.
+    TooLong {
+        /// Bytes of the message that the query would be.
+        bytes: usize,
+        /// The server's `message_bytes_max`.
+        bytes_max: u64,
+    },
 }
 
 impl ClientError {
@@ -95,7 +103,7 @@ impl ClientError {
     #[must_use]
     pub fn ends_connection(&self) -> bool {
         match self {
-            Self::Query(_) | Self::Cancelled(_) | Self::Usage(_) => false,
+            Self::Query(_) | Self::Cancelled(_) | Self::Usage(_) | Self::TooLong { .. } => false,
             #[cfg(feature = "tls")]
             Self::Tls { .. } => true,
             Self::Address(_)
@@ -146,6 +154,11 @@ impl fmt::Display for ClientError {
                     write!(f, ": {reason}")
                 }
             }
+            Self::TooLong { bytes, bytes_max } => write!(
+                f,
+                "the query is too long: its message has {bytes} bytes, and this server takes {bytes_max}; shorten the query, or start the \
+                 server with a larger --message-bytes-max"
+            ),
             Self::Protocol(text) => write!(f, "the server breaks the protocol: {text}"),
             Self::Query(error) => write!(f, "{}: {}", error.code, error.message),
             Self::Cancelled(cancelled) => {
@@ -179,7 +192,8 @@ impl std::error::Error for ClientError {
             | Self::Protocol(_)
             | Self::Query(_)
             | Self::Cancelled(_)
-            | Self::Usage(_) => None,
+            | Self::Usage(_)
+            | Self::TooLong { .. } => None,
         }
     }
 }

@@ -28,6 +28,9 @@ use crate::transport::websocket::{ControlLane, FrameWriter, Incoming};
 /// waits; of progress the newest is kept aside instead.
 const QUERY_MESSAGES_MAX: usize = 16;
 
+/// A message that any server takes: up to so many bytes none is asked what it takes.
+const SHORT_BYTES: usize = 4 * 1024;
+
 /// How long a closing client waits for a lock that somebody holds who writes to a peer that takes nothing.
 pub(super) const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -165,7 +168,7 @@ impl Link {
             };
             table.live.insert(id, live);
         })?;
-        match self.send(&ClientMessage::StreamQuery(Box::new(query))) {
+        match self.send_query(&ClientMessage::StreamQuery(Box::new(query))) {
             // The reader makes the next connection and asks again.
             Err(ClientError::Lost { .. }) if is_resumable => Ok((id, inbox)),
             Err(error) => {
@@ -179,6 +182,23 @@ impl Link {
     fn forget(&self, id: i64) {
         let forgotten = self.table.lock().live.remove(&id);
         drop(forgotten);
+    }
+
+    /// Sends a message with a query, unless the server is known not to take one of that length: it would ignore the message, or close
+    /// the connection with all that is on it.
+    ///
+    /// Blocks while the transport takes nothing and, where the query is long, until the server has said what it takes.
+    fn send_query(&self, message: &ClientMessage) -> Result<(), ClientError> {
+        let mut text = Vec::new();
+        encode_client_message(message, &mut text).map_err(|error| ClientError::Usage(error.to_string()))?;
+        let bytes = text.len();
+        if bytes > SHORT_BYTES
+            && let Some(bytes_max) = self.welcome()?.map(|welcome| welcome.limits.message_bytes)
+            && bytes as u64 > bytes_max
+        {
+            return Err(ClientError::TooLong { bytes, bytes_max });
+        }
+        self.send(message)
     }
 
     /// Sends a message. Blocks while the transport takes nothing.
@@ -245,7 +265,7 @@ impl Link {
         let _one_at_a_time = self.asking.lock();
         let (answers, answered) = bounded(1);
         self.table.lock().answers = Some(answers);
-        let sent = self.send(message);
+        let sent = self.send_query(message);
         let answer = sent.and_then(|()| answered.recv().map_err(|_| self.end()));
         self.table.lock().answers = None;
         answer.map(Some)
@@ -702,7 +722,8 @@ impl Link {
                 Ok(None) => Ok(()),
                 Err(error) => Err(Fault::Protocol(error.to_string())),
             },
-            Incoming::Pong => Ok(()),
+            // None is skipped: it ends the connection.
+            Incoming::TooLong | Incoming::Pong => Ok(()),
         }
     }
 }

@@ -182,7 +182,7 @@ impl<'c> QueryBuilder<'c> {
     /// Blocks until the server has a worker free for it, and has prepared it; ends with the connection, at the latest.
     ///
     /// # Errors
-    /// [`ClientError::Query`] where the server refuses the query; [`ClientError::Usage`] where it cannot be sent;
+    /// [`ClientError::Query`] where the server refuses the query; [`ClientError::Usage`] and [`ClientError::TooLong`] where it cannot be sent;
     /// [`ClientError::Cancelled`] where it is stopped before it has started; everything that ends a connection.
     pub fn start(self) -> Result<QueryStream, ClientError> {
         let mut stream = self.submit()?;
@@ -222,10 +222,10 @@ impl<'c> QueryBuilder<'c> {
     /// Sends the query and returns at once: everything about it comes as [`Event`](super::Event)s, and it can be cancelled
     /// before it has started.
     ///
-    /// Blocks only while the connection takes no bytes.
+    /// Blocks while the connection takes no bytes, and, for a long query, until the server has said how long it may be.
     ///
     /// # Errors
-    /// [`ClientError::Usage`] where the query cannot be sent; everything that ends a connection.
+    /// [`ClientError::Usage`] and [`ClientError::TooLong`] where the query cannot be sent; everything that ends a connection.
     pub fn submit(self) -> Result<QueryStream, ClientError> {
         let Self { link, query, misuse } = self;
         if let Some(text) = misuse {

@@ -123,6 +123,7 @@ impl FakeServer {
             let read_all = move || {
                 let limits = InboundLimits {
                     message_bytes_max: 1 << 20,
+                    skipped_bytes_max: 0,
                     fragments_max: usize::MAX,
                     coding: Coding::Plain,
                 };

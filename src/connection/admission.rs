@@ -160,28 +160,39 @@ impl Admission {
     ) -> Result<Shower, Denial> {
         let round = self.rounds.current();
         let (id, peer) = (handle.id.number(), handle.peer_ip);
-        if let Err(wait) = self.failures.check(peer, clock::now()) {
-            log::debug!(connection = id; "a token is not looked at: too many of its address were nobody's");
+        let fingerprint = token.map(|token| Fingerprint::of(token.expose()));
+        let admitted = self.failures.check(peer, fingerprint.as_ref(), clock::now());
+        if let Err(wait) = admitted
+            && !authenticator.is_guess_proof()
+        {
+            log::debug!(connection = id; "token not verified: too many wrong tokens from this address");
             return Err(Denial::TooMany(wait));
         }
-        let judged = match token {
+        let judged = match token.zip(fingerprint) {
             None => Ok(Err(AuthError::Rejected)),
-            Some(token) => {
+            Some((token, fingerprint)) => {
                 let credentials = Credentials::new(token.expose(), peer);
                 let identity = catch_unwind(AssertUnwindSafe(|| authenticator.authenticate(&credentials)));
                 identity.map(|identity| {
-                    let token = Fingerprint::of(token.expose());
-                    identity.map(|identity| Bearer { identity, token })
+                    identity.map(|identity| Bearer {
+                        identity,
+                        token: fingerprint,
+                    })
                 })
             }
         };
         match judged {
             Ok(Ok(bearer)) => {
+                self.failures.succeeded(&bearer.token);
                 log::debug!(connection = id, principal = bearer.identity.name(); "connection admitted");
                 Ok(Shower { bearer, round })
             }
             Ok(Err(AuthError::Rejected)) => {
-                self.failures.failed(peer, clock::now());
+                self.failures.failed(peer, fingerprint.as_ref(), clock::now());
+                if let Err(wait) = admitted {
+                    log::debug!(connection = id; "wrong token, after too many from this address");
+                    return Err(Denial::TooMany(wait));
+                }
                 let peer = peer.map(|peer| peer.to_string());
                 log::warn!(connection = id, peer = peer; "shows a token that nobody has");
                 Err(Denial::Rejected)

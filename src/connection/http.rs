@@ -2,10 +2,10 @@
 //!
 //! Must not know sessions, streams or the WebSocket frames that follow an upgrade.
 
-use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::time::Instant;
 
+use super::page;
 use crate::auth::{Shown, SiteRefusal, SiteRules, shown};
 use crate::clock;
 use crate::protocol::SUBPROTOCOL as SUBPROTOCOL_NAME;
@@ -21,7 +21,7 @@ const HEADERS_MAX: usize = 64;
 
 /// How a connection begins on which the peer speaks TLS (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
-/// Longest host that the page shows: a name of 255 bytes, a colon and a port. It does so three times, and escaped.
+/// Longest host or origin that is shown: a name of 255 bytes, a colon and a port. The page does so twice, and escaped.
 const HOST_BYTES_MAX: usize = 261;
 
 /// What to do with a connection after its request.
@@ -38,6 +38,12 @@ pub(crate) enum Answer {
     },
     /// Say this and close. The request may have a body that nobody has read.
     Respond(Vec<u8>),
+    /// As `Respond`, because of the host or the origin that the request names.
+    Refuse {
+        response: Vec<u8>,
+        site: SiteRefusal,
+        named: String,
+    },
     /// Say what the server reports of itself, and close.
     Report { report: Report, head_only: bool },
 }
@@ -104,11 +110,18 @@ struct Refusal {
     text: &'static str,
     /// Header lines with their line ends, or nothing.
     headers: &'static str,
+    /// The rule of sites that refuses it, where one does.
+    site: Option<SiteRefusal>,
 }
 
 impl Refusal {
     const fn new(status: &'static str, text: &'static str, headers: &'static str) -> Self {
-        Self { status, text, headers }
+        Self {
+            status,
+            text,
+            headers,
+            site: None,
+        }
     }
 
     const fn bad_request(text: &'static str) -> Self {
@@ -234,17 +247,37 @@ fn answer(head: &[u8], leftover: Vec<u8>, door: Door<'_>, scheme: &str) -> Answe
             is_versioned,
             shown,
         },
-        Ok(Routed::Page { host }) => Answer::Respond(respond(
+        Ok(Routed::Page { host, is_behind_tls }) => Answer::Respond(respond(
             "200 OK",
             "text/html",
-            PAGE_HEADERS,
-            &page(scheme, &host),
+            page::HEADERS,
+            &page::page(if is_behind_tls { "wss" } else { scheme }, &host),
             head_only,
         )),
         Ok(Routed::Health) => Answer::Respond(respond("200 OK", "text/plain", "", "ok\n", head_only)),
         Ok(Routed::Report(report)) => Answer::Report { report, head_only },
-        Err(refusal) => Answer::Respond(refuse(refusal, head_only)),
+        Err(refusal) => {
+            let response = refuse(refusal, head_only);
+            match refusal.site {
+                None => Answer::Respond(response),
+                Some(site) => Answer::Refuse {
+                    response,
+                    site,
+                    named: named(request.headers, site),
+                },
+            }
+        }
     }
+}
+
+/// What a request that is refused calls the server, or the page it comes from.
+fn named(headers: &[httparse::Header<'_>], site: SiteRefusal) -> String {
+    let header = match site {
+        SiteRefusal::Host => "host",
+        SiteRefusal::Origin => "origin",
+    };
+    let value = values_of(headers, header).next().unwrap_or_default();
+    String::from_utf8_lossy(&value[..value.len().min(HOST_BYTES_MAX)]).into_owned()
 }
 
 /// The response with a report.
@@ -261,6 +294,8 @@ pub(crate) fn respond_with(reported: &Reported, head_only: bool) -> Vec<u8> {
 enum Routed {
     Page {
         host: String,
+        /// Whether a proxy says that the client speaks TLS to it. Nothing but what the page shows depends on it.
+        is_behind_tls: bool,
     },
     Health,
     Report(Report),
@@ -273,9 +308,13 @@ enum Routed {
 
 impl From<SiteRefusal> for Refusal {
     fn from(refusal: SiteRefusal) -> Self {
-        match refusal {
+        let answer = match refusal {
             SiteRefusal::Host => FOREIGN_HOST,
             SiteRefusal::Origin => FOREIGN_ORIGIN,
+        };
+        Self {
+            site: Some(refusal),
+            ..answer
         }
     }
 }
@@ -309,6 +348,7 @@ fn route(request: &httparse::Request<'_, '_>, Door { site, sites, coding }: Door
                 || "localhost".to_owned(),
                 |host| String::from_utf8_lossy(host).into_owned(),
             ),
+            is_behind_tls: values_of(headers, "x-forwarded-proto").next() == Some(b"https"),
         }),
         "/healthz" => Ok(Routed::Health),
         "/readyz" => Ok(Routed::Report(Report::Ready)),
@@ -380,51 +420,13 @@ fn values_of<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<
 }
 
 fn refuse(refusal: Refusal, head_only: bool) -> Vec<u8> {
-    let Refusal { status, text, headers } = refusal;
+    let Refusal {
+        status,
+        text,
+        headers,
+        site: _,
+    } = refusal;
     http::refuse(status, headers, text, head_only)
-}
-
-/// The page has a style of its own and nothing else: no script, no frame, no form, nothing from elsewhere.
-const PAGE_HEADERS: &str = "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
-form-action 'none'; frame-ancestors 'none'\r\nReferrer-Policy: no-referrer\r\n";
-
-/// The page at `/`: what this is, and how to talk to it.
-fn page(scheme: &str, host: &str) -> String {
-    let host = escaped(host);
-    format!(
-        r#"<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>rowstream</title>
-<style>body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 3rem auto; padding: 0 1rem }}
-pre {{ background: #8882; padding: 1rem; overflow-x: auto }}</style>
-<h1>rowstream</h1>
-<p>This server streams the results of SQL queries over WebSocket, in batches as they are produced.</p>
-<p>Connect to <code>{scheme}://{host}/ws</code> and send</p>
-<pre>{{"type": "stream_query", "query": "SELECT 1 AS one", "batch_size": 100}}</pre>
-<p>In a browser:</p>
-<pre>const socket = new WebSocket("{scheme}://{host}/ws");
-socket.onopen = () =&gt; socket.send(JSON.stringify(
-  {{type: "stream_query", query: "SELECT 1 AS one", batch_size: 100}}));
-socket.onmessage = event =&gt; console.log(JSON.parse(event.data));</pre>
-<p>From a shell: <code>rowstream query {scheme}://{host}/ws "SELECT 1 AS one"</code></p>
-</html>
-"#
-    )
-}
-
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '<' | '>' | '&' | '"' | '\'' => {
-                write!(out, "&#{};", u32::from(character)).expect("a String takes every character");
-            }
-            character if character.is_control() => {}
-            character => out.push(character),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -468,7 +470,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
     #[track_caller]
     fn response_to(request: &str) -> String {
         match ask(request.as_bytes(), LONG).unwrap() {
-            Answer::Respond(response) => String::from_utf8(response).unwrap(),
+            Answer::Respond(response) | Answer::Refuse { response, .. } => String::from_utf8(response).unwrap(),
             Answer::Upgrade { upgrade, .. } => String::from_utf8(upgrade.response).unwrap(),
             Answer::Report { report, .. } => panic!("a report: {report:?}"),
         }
@@ -523,6 +525,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
         let asked = |path: &str, site| answer(&head("GET", path), Vec::new(), at(site), "ws");
         let is_there = |path: &str, site| match asked(path, site) {
             Answer::Respond(response) => !response.starts_with(b"HTTP/1.1 404 "),
+            Answer::Refuse { .. } => false,
             Answer::Report { .. } | Answer::Upgrade { .. } => true,
         };
         let all = ["/", "/ws", "/healthz", "/readyz", "/metrics", "/version", "/no"];
@@ -749,13 +752,17 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n
             response.contains("Content-Security-Policy: default-src 'none';"),
             "{response}"
         );
+        assert!(!response.contains("wss://"), "{response}");
+        let behind_proxy = "GET / HTTP/1.1\r\nHost: db.example\r\nX-Forwarded-Proto: https\r\n\r\n";
+        let response = response_to(behind_proxy);
+        assert!(
+            response.contains("wss://db.example/ws") && !response.contains(" ws://"),
+            "{response}"
+        );
     }
 
     #[test]
     fn the_page_escapes_the_host() {
-        let host = "<script>\u{7}\"'&\u{2028}";
-        let text = page("ws", host);
-        assert!(!text.contains("<script>") && !text.contains('\u{7}'), "{text}");
         let response = response_to("GET / HTTP/1.1\r\nHost: <script>alert(1)</script>\r\n\r\n");
         assert!(!response.contains("<script"), "{response}");
     }

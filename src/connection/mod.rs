@@ -10,6 +10,7 @@ mod heartbeat;
 pub(crate) mod http;
 mod lane;
 mod outbox;
+mod page;
 mod reader;
 mod recheck;
 mod report;
@@ -76,6 +77,16 @@ pub(crate) struct ConnectionContext {
     pub(crate) site: Site,
     pub(crate) reporter: Arc<dyn Reporter>,
     pub(crate) departure: Arc<Departure>,
+    pub(crate) site_watch: Arc<dyn SiteWatch>,
+}
+
+/// Hears of requests that are refused by the [`SiteRules`]. Nothing here may block.
+pub(crate) trait SiteWatch: Send + Sync {
+    /// One calls the server `host`.
+    fn foreign_host(&self, host: &str, peer: Option<IpAddr>);
+
+    /// One comes from a page of `origin`.
+    fn foreign_origin(&self, origin: &str, peer: Option<IpAddr>);
 }
 
 impl fmt::Debug for ConnectionContext {

@@ -21,6 +21,7 @@ use super::report::{list, notice, status, stream_state, welcome};
 use super::session::{Action, Named, Session};
 use super::writer::{Writer, WriterEnd};
 use super::{ConnectionContext, ConnectionHandle, Purpose};
+use crate::auth::SiteRefusal;
 use crate::clock;
 use crate::deflate::Deflate;
 use crate::error::{CancelReason, ErrorCode};
@@ -44,6 +45,11 @@ const HEAD_GRACE: Duration = Duration::from_millis(500);
 
 /// Time for the peer to end its side after we have ended ours.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// A message of up to so many times the bytes that it may have is read, forgotten and answered with an error, because the connection may
+/// have streams: reading costs as much as that of so many messages, and the message counts as one of those that are none. A larger one
+/// is nobody's query, and closes the connection.
+const SKIPPED_BYTES_FACTOR: usize = 16;
 
 /// Serves one connection from its first byte to its last.
 ///
@@ -147,6 +153,16 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
             respond(read.as_mut(), write.as_mut(), control.as_ref(), &response);
             ConnectionEnd::Http
         }
+        Some((Answer::Refuse { response, site, named }, _)) => {
+            let peer = handle.peer_ip;
+            match site {
+                SiteRefusal::Host => context.site_watch.foreign_host(&named, peer),
+                SiteRefusal::Origin => context.site_watch.foreign_origin(&named, peer),
+            }
+            count(&response);
+            respond(read.as_mut(), write.as_mut(), control.as_ref(), &response);
+            ConnectionEnd::Http
+        }
         Some((Answer::Report { report, head_only }, _)) => {
             let response = http::respond_with(&context.reporter.report(report), head_only);
             count(&response);
@@ -157,6 +173,14 @@ pub(super) fn serve(halves: Halves, handle: &Arc<ConnectionHandle>, context: &Co
     };
     control.shutdown(Shutdown::Both);
     end
+}
+
+fn too_long(bytes_max: usize) -> ErrorMessage {
+    let text = format!("the message has more than {bytes_max} bytes (message_bytes_max) and was ignored");
+    ErrorMessage {
+        hint: Some("shorten the query, or raise message_bytes_max on the server".to_owned()),
+        ..ErrorMessage::new(ErrorCode::LimitExceeded, text)
+    }
 }
 
 fn respond(read: &mut dyn ReadHalf, write: &mut dyn WriteHalf, control: &dyn TransportControl, response: &[u8]) {
@@ -217,8 +241,13 @@ impl<'a> Messages<'a> {
                 return ConnectionEnd::Fault;
             }
         };
+        let message_bytes_max = self.context.message_bytes_max;
         let limits = InboundLimits {
-            message_bytes_max: self.context.message_bytes_max,
+            message_bytes_max,
+            skipped_bytes_max: match self.context.purpose {
+                Purpose::Queries => message_bytes_max.saturating_mul(SKIPPED_BYTES_FACTOR),
+                Purpose::Echo => 0,
+            },
             fragments_max: self.context.peer_limits.fragments_max,
             coding: match self.outbox.deflate() {
                 Some(_) => Coding::Deflate,
@@ -306,7 +335,7 @@ impl<'a> Messages<'a> {
             match incoming {
                 Incoming::Text(text) => self.outbox.echo(MessageKind::Text, text.as_bytes()),
                 Incoming::Binary(bytes) => self.outbox.echo(MessageKind::Binary, bytes),
-                Incoming::Pong => {}
+                Incoming::TooLong | Incoming::Pong => {}
             }
             return ControlFlow::Continue(());
         }
@@ -315,7 +344,14 @@ impl<'a> Messages<'a> {
         }
         let action = match incoming {
             Incoming::Text(text) => self.session.lock().on_text(text, clock::now()),
-            Incoming::Binary(_) => self.session.lock().on_binary(clock::now()),
+            Incoming::Binary(_) => {
+                let reply = ErrorMessage::new(ErrorCode::BadMessage, "a message is JSON text, not binary");
+                self.session.lock().on_unread(reply, clock::now())
+            }
+            Incoming::TooLong => {
+                let reply = too_long(self.context.message_bytes_max);
+                self.session.lock().on_unread(reply, clock::now())
+            }
             Incoming::Pong => return ControlFlow::Continue(()),
         };
         if let (Action::Application { name, request_id }, Incoming::Text(text)) = (&action, incoming) {

@@ -189,15 +189,9 @@ impl Session {
         }
     }
 
-    /// What to do about a binary message: the protocol has none from clients.
-    pub(crate) fn on_binary(&mut self, now: Instant) -> Action {
-        if let Some(close) = self.count_message(now) {
-            return close;
-        }
-        self.bad(ErrorMessage::new(
-            ErrorCode::BadMessage,
-            "a message is JSON text, not binary",
-        ))
+    /// What to do about a message that nobody has read as one, and is answered so.
+    pub(crate) fn on_unread(&mut self, reply: ErrorMessage, now: Instant) -> Action {
+        self.count_message(now).unwrap_or_else(|| self.bad(reply))
     }
 
     /// What to do about a message that no application has taken.
@@ -401,7 +395,7 @@ impl Session {
     fn length_refusal(&self, query: &str) -> Option<(ErrorCode, String)> {
         let (len, len_max) = (query.len(), self.limits.query_bytes_max);
         (len > len_max).then(|| {
-            let text = format!("the query has {len} bytes, the most is {len_max}");
+            let text = format!("the query has {len} bytes, query_bytes_max is {len_max}");
             (ErrorCode::LimitExceeded, text)
         })
     }
@@ -590,6 +584,10 @@ mod tests {
         assert_eq!(code_of(&session.on_text(&text, clock::now())), code, "{text}");
     }
 
+    fn unread() -> ErrorMessage {
+        ErrorMessage::new(ErrorCode::BadMessage, "binary")
+    }
+
     #[test]
     fn queries_beyond_a_limit_are_refused() {
         check_refused(r#""query":"12345678901234567""#, ErrorCode::LimitExceeded);
@@ -707,7 +705,10 @@ mod tests {
             Action::Reply(ServerMessage::Pong(_))
         ));
         for _ in 1..BAD_MESSAGES_MAX {
-            assert_eq!(code_of(&session.on_binary(clock::now())), ErrorCode::BadMessage);
+            assert_eq!(
+                code_of(&session.on_unread(unread(), clock::now())),
+                ErrorCode::BadMessage
+            );
         }
         assert!(matches!(
             session.on_text("x", clock::now()),
@@ -749,7 +750,7 @@ mod tests {
             assert!(!matches!(action, Action::Close(..)), "{n}: {action:?}");
         }
         check_closed(&session.on_text(PING, now));
-        check_closed(&session.on_binary(now));
+        check_closed(&session.on_unread(unread(), now));
         let later = now + Duration::from_millis(5);
         assert!(matches!(session.on_text(PING, later), Action::Reply(_)));
         check_closed(&session.on_text(PING, later));
@@ -791,7 +792,7 @@ mod tests {
         assert_eq!(session.idle(at(10_000)), None);
         session.on_ended(id, at(20_000));
         assert_eq!(session.idle(at(20_300)), Some(Duration::from_secs(300)));
-        session.on_binary(at(20_400));
+        session.on_unread(unread(), at(20_400));
         assert_eq!(session.idle(at(20_400)), Some(Duration::ZERO));
     }
 }

@@ -82,6 +82,7 @@ impl ControlLane for Events {
 fn limits(coding: Coding) -> InboundLimits {
     InboundLimits {
         message_bytes_max: MESSAGE_BYTES_MAX,
+        skipped_bytes_max: 0,
         fragments_max: FRAGMENTS_MAX,
         coding,
     }
@@ -96,6 +97,7 @@ fn read(source: Pieces, side: Side, coding: Coding) -> (Vec<Event>, ReadEnd) {
         events.0.lock().push(match incoming {
             Incoming::Text(text) => Event::Text(text.to_owned()),
             Incoming::Binary(bytes) => Event::Binary(bytes.to_vec()),
+            Incoming::TooLong => unreachable!("nothing is skipped here"),
             Incoming::Pong => Event::Ponged,
         });
         ControlFlow::Continue(())

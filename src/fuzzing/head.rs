@@ -35,7 +35,7 @@ fn check_with(bytes: &[u8], coding: Coding) -> bool {
             check_response(&whole);
             false
         }
-        (Some((whole @ Answer::Report { .. }, _)), Some((cut, _))) => {
+        (Some((whole @ (Answer::Report { .. } | Answer::Refuse { .. }), _)), Some((cut, _))) => {
             assert_eq!(whole, cut);
             false
         }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::compress::{Compression, decompress};
 use super::encode::{push_batch_fields, push_batch_head};
 use super::message::{ArrowBatchMessage, BatchMessage, DataFormat, ServerMessage};
+use super::strict::from_str;
 use crate::id::{RequestId, StreamId};
 
 /// Bytes of the length in front of the header.
@@ -152,7 +153,8 @@ pub(crate) fn decode_binary_message(
     }
     let wrong = |part: &str, error: &dyn fmt::Display| BinaryError(format!("{part}: {error}"));
     let (header, payload) = split(message)?;
-    let Header { name } = serde_json::from_slice(header).map_err(|error| wrong("its header", &error))?;
+    let header = std::str::from_utf8(header).map_err(|error| wrong("its header", &error))?;
+    let Header { name } = from_str(header).map_err(|error| wrong("its header", &error))?;
     if name != "query_batch" {
         return Ok(None);
     }
@@ -168,7 +170,7 @@ pub(crate) fn decode_binary_message(
         encoding,
         compression,
         uncompressed_bytes,
-    } = serde_json::from_slice(header).map_err(|error| wrong("its header", &error))?;
+    } = from_str(header).map_err(|error| wrong("its header", &error))?;
     if uncompressed_bytes > payload_bytes_max {
         return Err(BinaryError(format!(
             "a payload of {uncompressed_bytes} bytes, the most is {payload_bytes_max}"
@@ -300,8 +302,9 @@ mod tests {
         check(&[0xFF; 8], "the most is 65536");
         check(&[0, 0, 0, 0], "EOF");
         check(&with_header("{}"), "type");
-        check(&with_header("[]"), "invalid length");
+        check(&with_header("[]"), "expected an object");
         check(&with_header("\u{1}"), "expected value");
+        check(&[0, 0, 0, 1, 0xFF], "utf-8");
         check(&with_header(r#"{"type":"query_batch"}"#), "stream_id");
         check(&with_header(&"[".repeat(10_000)), "invalid type");
         // Unknown fields are passed over without recursion.

@@ -12,6 +12,7 @@ use super::request::{
     Ack, CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ResumeQuery, SetPriority, StreamQuery,
     StreamRef,
 };
+use super::strict::{from_str, from_value};
 use super::trace::TraceParent;
 use crate::error::ErrorCode;
 use crate::id::RequestId;
@@ -187,10 +188,10 @@ fn set_priority(object: &mut Map<String, Json>, request_id: Option<RequestId>) -
 }
 
 fn query_status(object: &mut Map<String, Json>, request_id: Option<RequestId>) -> Result<ClientMessage, DecodeError> {
-    let query_id = object.remove("query_id").unwrap_or_default();
+    let query_id = field::<String>(object, "query_id")?;
     let stream_id = object.entry("stream_id").or_insert(Json::Null);
     if stream_id.is_null() {
-        *stream_id = query_id;
+        *stream_id = query_id.map_or(Json::Null, Json::String);
     }
     stream_ref(object, request_id).map(ClientMessage::QueryStatus)
 }
@@ -221,26 +222,26 @@ pub(crate) fn decode_server_message(text: &str) -> serde_json::Result<Option<Ser
     let tag = if text.starts_with("{\"type\":\"query_batch\"") {
         Cow::Borrowed("query_batch")
     } else {
-        serde_json::from_str::<Tag<'_>>(text)?.name
+        from_str::<Tag<'_>>(text)?.name
     };
     Ok(Some(match tag.as_ref() {
-        "welcome" => ServerMessage::Welcome(serde_json::from_str(text)?),
-        "query_description" => ServerMessage::QueryDescription(serde_json::from_str(text)?),
-        "query_queued" => ServerMessage::QueryQueued(serde_json::from_str(text)?),
-        "query_started" => ServerMessage::QueryStarted(serde_json::from_str(text)?),
-        "query_columns" => ServerMessage::QueryColumns(serde_json::from_str(text)?),
-        "query_batch" => ServerMessage::QueryBatch(serde_json::from_str(text)?),
-        "query_progress" => ServerMessage::QueryProgress(serde_json::from_str(text)?),
-        "query_paused" => ServerMessage::QueryPaused(serde_json::from_str(text)?),
-        "query_unpaused" => ServerMessage::QueryUnpaused(serde_json::from_str(text)?),
-        "query_resumed" => ServerMessage::QueryResumed(serde_json::from_str(text)?),
-        "query_status" => ServerMessage::QueryStatus(serde_json::from_str(text)?),
-        "query_list" => ServerMessage::QueryList(serde_json::from_str(text)?),
-        "query_completed" => ServerMessage::QueryCompleted(serde_json::from_str(text)?),
-        "query_cancelled" => ServerMessage::QueryCancelled(serde_json::from_str(text)?),
-        "error" => ServerMessage::Error(serde_json::from_str(text)?),
-        "goaway" => ServerMessage::Goaway(serde_json::from_str(text)?),
-        "pong" => ServerMessage::Pong(serde_json::from_str(text)?),
+        "welcome" => ServerMessage::Welcome(from_str(text)?),
+        "query_description" => ServerMessage::QueryDescription(from_str(text)?),
+        "query_queued" => ServerMessage::QueryQueued(from_str(text)?),
+        "query_started" => ServerMessage::QueryStarted(from_str(text)?),
+        "query_columns" => ServerMessage::QueryColumns(from_str(text)?),
+        "query_batch" => ServerMessage::QueryBatch(from_str(text)?),
+        "query_progress" => ServerMessage::QueryProgress(from_str(text)?),
+        "query_paused" => ServerMessage::QueryPaused(from_str(text)?),
+        "query_unpaused" => ServerMessage::QueryUnpaused(from_str(text)?),
+        "query_resumed" => ServerMessage::QueryResumed(from_str(text)?),
+        "query_status" => ServerMessage::QueryStatus(from_str(text)?),
+        "query_list" => ServerMessage::QueryList(from_str(text)?),
+        "query_completed" => ServerMessage::QueryCompleted(from_str(text)?),
+        "query_cancelled" => ServerMessage::QueryCancelled(from_str(text)?),
+        "error" => ServerMessage::Error(from_str(text)?),
+        "goaway" => ServerMessage::Goaway(from_str(text)?),
+        "pong" => ServerMessage::Pong(from_str(text)?),
         _ => return Ok(None),
     }))
 }
@@ -252,7 +253,7 @@ fn field<T: for<'de> Deserialize<'de>>(
 ) -> Result<Option<T>, DecodeError> {
     match object.remove(name) {
         None | Some(Json::Null) => Ok(None),
-        Some(value) => T::deserialize(value)
+        Some(value) => from_value(value)
             .map(Some)
             .map_err(|error| DecodeError::bad(format!("{name}: {error}"))),
     }

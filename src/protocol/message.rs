@@ -1,10 +1,13 @@
 //! What servers say, as types. `spec.md` says what it means.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value as Json};
 
 use super::compress::Compression;
 use super::encode::is_default;
+use super::strict::from_value;
 use crate::error::{CancelReason, ErrorCode};
 use crate::id::{RequestId, ResumeToken, StreamId};
 use crate::rows::{RowFormat, Schema};
@@ -486,8 +489,16 @@ pub struct ProgressMessage {
     /// Rows per second, a moving average.
     pub throughput: f64,
     /// The fields beyond the fixed ones.
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "detail")]
     pub detail: Option<ProgressDetail>,
+}
+
+/// All of them or none: what `serde` makes of an optional part takes a field of a wrong type for none.
+fn detail<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ProgressDetail>, D::Error> {
+    let fields = Map::deserialize(deserializer)?;
+    let is_there = fields.contains_key("phase");
+    let detail = is_there.then(|| from_value(Json::Object(fields))).transpose();
+    detail.map_err(D::Error::custom)
 }
 
 /// The fields of `query_progress` beyond the fixed ones; left out where the server's `detailed_progress` is off.

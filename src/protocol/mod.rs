@@ -21,6 +21,7 @@ mod schema_client_test;
 mod schema_test;
 #[cfg(test)]
 mod spec_test;
+mod strict;
 mod trace;
 
 pub(crate) use binary::{BatchHeader, BinaryEnvelope, decode_binary_message, replayed_binary};

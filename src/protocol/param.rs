@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::decode::{DecodeError, quoted};
+use super::strict;
 use crate::error::ErrorCode;
 use crate::rows::{ColumnType, Params, Value};
 
@@ -27,10 +28,7 @@ pub(super) fn params(message: &str) -> Result<Params, DecodeError> {
         params: &'a RawValue,
     }
     let bad = |error: serde_json::Error| DecodeError::bad(format!("params: {error}"));
-    let text = serde_json::from_str::<WithParams<'_>>(message)
-        .map_err(bad)?
-        .params
-        .get();
+    let text = strict::from_str::<WithParams<'_>>(message).map_err(bad)?.params.get();
     match text.as_bytes().first() {
         Some(b'[') => serde_json::from_str::<Vec<&RawValue>>(text)
             .map_err(bad)?
@@ -91,7 +89,7 @@ fn typed_param(json: &str) -> Result<Value, &'static str> {
     let mut fields: Fields<'_> = serde_json::from_str(json).map_err(|_| SHAPE)?;
     let ty: ColumnType = fields
         .remove("type")
-        .and_then(|ty| serde_json::from_str(ty.get()).ok())
+        .and_then(|ty| strict::from_str(ty.get()).ok())
         .ok_or(SHAPE)?;
     let value = fields.remove("value").ok_or("a typed parameter has a \"value\"")?.get();
     if !fields.is_empty() {

@@ -13,7 +13,9 @@ use serde_json::{Map, Value as Json, json};
 use super::schema_check_test::{referred, refusal};
 use super::schema_client_test as wire;
 use super::spec_test::{CLIENT_MESSAGES, Chapter, SERVER_MESSAGES, chapter, messages, section, table_rows};
-use super::{BatchHeader, BinaryEnvelope, Compression, DataFormat, ServerMessage, decode_client_message};
+use super::{
+    BatchHeader, BinaryEnvelope, Compression, DataFormat, ServerMessage, decode_client_message, decode_server_message,
+};
 use crate::error::ErrorCode;
 use crate::id::StreamId;
 
@@ -379,6 +381,133 @@ fn servers_insist_on_what_the_schema_requires_of_clients() {
             }
         }
     }
+}
+
+/// A value with everything that `node` describes, each optional field included.
+fn instance(node: &Json, schema: &Json) -> Json {
+    if let Some(name) = referred(node) {
+        return instance(&schema["$defs"][name], schema);
+    }
+    if let Some(value) = node.get("const") {
+        return value.clone();
+    }
+    if let Some(values) = node.get("enum") {
+        return values[0].clone();
+    }
+    if let Some(properties) = node.get("properties").and_then(Json::as_object)
+        && node.get("type").is_some()
+    {
+        let fields = properties.iter();
+        return fields
+            .map(|(name, node)| (name.clone(), instance(node, schema)))
+            .collect();
+    }
+    if let Some(nodes) = node.get("anyOf").or_else(|| node.get("oneOf")) {
+        return instance(&nodes[0], schema);
+    }
+    let name = node
+        .get("type")
+        .map(|name| name.as_array().map_or(name, |names| &names[0]));
+    match name.and_then(Json::as_str) {
+        Some("null") | None => Json::Null,
+        Some("boolean") => json!(true),
+        Some("string") if node.get("format") == Some(&json!("uuid")) => json!(StreamId::from_bytes([7; 16])),
+        Some("string") => json!("x"),
+        Some("integer" | "number") => json!(1),
+        Some("array") => json!([instance(&node["items"], schema)]),
+        Some("object") => json!({"x": instance(&node["additionalProperties"], schema)}),
+        Some(other) => panic!("type {other}"),
+    }
+}
+
+/// `value` with something else in the place of each of its parts in turn: values of each shape, what is in an object as an array, and a
+/// string as the only field of an object.
+fn changed(value: &Json) -> Vec<Json> {
+    let mut all = vec![
+        json!(true),
+        json!(1.5),
+        json!("\u{1}"),
+        json!([]),
+        json!({}),
+        json!([[]]),
+    ];
+    match value {
+        Json::Object(fields) => {
+            all.push(fields.values().cloned().collect());
+            for (name, part) in fields {
+                all.extend(changed(part).into_iter().map(|part| {
+                    let mut fields = fields.clone();
+                    fields[name] = part;
+                    fields.into()
+                }));
+            }
+        }
+        Json::Array(items) => {
+            for (idx, item) in items.iter().enumerate() {
+                all.extend(changed(item).into_iter().map(|item| {
+                    let mut items = items.clone();
+                    items[idx] = item;
+                    items.into()
+                }));
+            }
+        }
+        Json::String(text) => all.push(json!({text: null})),
+        Json::Null | Json::Bool(_) | Json::Number(_) => {}
+    }
+    all
+}
+
+#[test]
+fn what_the_schema_refuses_of_a_type_is_refused() {
+    let schema = schema();
+    let mut n_refused = 0;
+    for (side, prefix) in SIDES {
+        for (name, _) in messages(side) {
+            let def = &schema["$defs"][def_name(prefix, name)];
+            let whole = instance(def, &schema);
+            assert_eq!(refusal(&whole, def, &schema), None, "{whole}");
+            let decode = |message: &Json| match side {
+                Chapter::Client => decode_client_message(&message.to_string())
+                    .map(|_| ())
+                    .map_err(|error| (Some(error.code), error.message)),
+                Chapter::Server => decode_server_message(&message.to_string())
+                    .map(|_| ())
+                    .map_err(|error| (None, error.to_string())),
+            };
+            assert_eq!(decode(&whole), Ok(()), "{whole}");
+            for (field, part) in whole.as_object().unwrap() {
+                // The rows of a batch are read by whoever takes the batch.
+                if field == "type" || field == "rows" {
+                    continue;
+                }
+                for part in changed(part) {
+                    let mut message = whole.clone();
+                    message[field] = part;
+                    let Some(why) = refusal(&message, def, &schema) else {
+                        continue;
+                    };
+                    // Clients make do without a field that could be null.
+                    if side == Chapter::Server && why.contains("is missing in") {
+                        continue;
+                    }
+                    n_refused += 1;
+                    let (code, text) = decode(&message).expect_err(&format!("{message} is taken"));
+                    assert!(
+                        code.is_none() || text.contains(field.as_str()) || field == "params",
+                        "{message}: {text}"
+                    );
+                    let is_of_type = [ErrorCode::BadMessage, ErrorCode::ParameterError, ErrorCode::Unsupported];
+                    assert!(
+                        code.is_none_or(|code| is_of_type.contains(&code)),
+                        "{message}: {code:?}"
+                    );
+                }
+            }
+            // A message is no array either, whatever is in it.
+            assert!(decode(&whole.as_object().unwrap().values().cloned().collect()).is_err());
+        }
+    }
+    assert!(n_refused > 1_000, "{n_refused}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use super::limits::Limits;
 use super::listener::Listener;
 use super::memory::{EngineMemory, MemoryBound};
 use super::peers::Peers;
+use super::refusal_log::RefusalLog;
 use super::reports::Reports;
 use super::socket::{Place, Socket};
 use super::tls::Tls;
@@ -24,7 +25,8 @@ use super::{Ends, ServerHandle};
 use crate::auth::{Authenticator, FAILURES_PER_MINUTE, FailureLimit, SiteRules, UnlistedHosts};
 use crate::clock;
 use crate::connection::{
-    Admission, ConnectionContext, HeartbeatRules, MessageHandler, PeerLimits, Purpose, SessionLimits, Site, SoonList,
+    Admission, ConnectionContext, HeartbeatRules, MessageHandler, PeerLimits, Purpose, SessionLimits, Site, SiteWatch,
+    SoonList,
 };
 use crate::engine::Engine;
 use crate::scheduler::{NamedEngine, Scheduler, Seats};
@@ -356,9 +358,10 @@ impl ServerBuilder {
         self
     }
 
-    /// How many wrong tokens may come from one address in a minute, or from one IPv6 network of 64 bits; then one is looked at each so
-    /// many seconds, and for the others, right ones too, the answer is HTTP 429 or close code 4429. 0 for no limit, which is right
-    /// behind a proxy, where all come from one address. Defaults to 10.
+    /// How many different wrong tokens may come from one address in a minute, or from one IPv6 network of 64 bits, and how often the same
+    /// one. Beyond that, the answer to a wrong token is HTTP 429 or close code 4429. Right tokens are let in all the same, if the
+    /// authenticator [is guess-proof](crate::auth::Authenticator::is_guess_proof), as a token file is, or has let them in before; a token
+    /// that is new to another authenticator is not verified until the address has waited. 0 for no limit. Defaults to 10.
     pub fn auth_failures_per_minute(mut self, n_failures: u32) -> Self {
         self.auth_failures_per_minute = n_failures;
         self
@@ -497,6 +500,8 @@ impl ServerBuilder {
             started_at: clock::now(),
             is_started: AtomicBool::new(false),
         });
+        let refusals = Arc::new(RefusalLog::new(&scheduler));
+        let admin_refusals = Arc::new(RefusalLog::new(&scheduler));
         let context = ConnectionContext {
             scheduler: Arc::clone(&scheduler),
             soon: Arc::new(SoonList::new(&scheduler)),
@@ -513,19 +518,23 @@ impl ServerBuilder {
             site,
             reporter: reports.of(site),
             departure: Arc::default(),
+            site_watch: Arc::clone(&refusals) as Arc<dyn SiteWatch>,
         };
         let admin_context = ConnectionContext {
             site: Site::Admin,
             sites: Arc::new(admin_sites),
             reporter: reports.of(Site::Admin),
+            site_watch: Arc::clone(&admin_refusals) as Arc<dyn SiteWatch>,
             ..context.clone()
         };
-        let connections = Arc::new(Connections::new(context, capacity.connections_max, Peers::new(&limits)));
+        let peers = Peers::new(&limits);
+        let connections = Arc::new(Connections::new(context, capacity.connections_max, peers, refusals));
         reports.has_connections(&connections);
         // First the operators': they may see the server start.
         let admin = match admin_socket {
             Some(socket) => {
-                let connections = Connections::new(admin_context, ADMIN_CONNECTIONS_MAX, Peers::unlimited());
+                let connections =
+                    Connections::new(admin_context, ADMIN_CONNECTIONS_MAX, Peers::unlimited(), admin_refusals);
                 Some(Admin::start(socket, Arc::new(connections)).map_err(StartError::Thread)?)
             }
             None => None,

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::peers::{Peers, Seat};
-use super::refusals::{Refusal, RefusalCounters, Refusals, Say, Unsaid};
+use super::refusal_log::RefusalLog;
+use super::refusals::{Refusal, Refusals};
 use crate::clock;
 use crate::connection::{CloseCode, Connection, ConnectionContext, ConnectionHandle, Site};
 use crate::id::ConnectionId;
 use crate::metrics::ConnectionEnd;
-use crate::scheduler::{Alarm, AlarmGuard};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_owning};
 use crate::transport::Transport;
 
@@ -39,9 +39,7 @@ pub(super) struct Connections {
     context: Arc<ConnectionContext>,
     connections_max: usize,
     peers: Arc<Peers>,
-    refusals: Arc<RefusalCounters>,
-    /// Set while refusals are unsaid.
-    reminder: Mutex<Option<AlarmGuard>>,
+    refusals: Arc<RefusalLog>,
     ids: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
@@ -64,13 +62,17 @@ impl From<io::Error> for Unserved {
 }
 
 impl Connections {
-    pub(super) fn new(context: ConnectionContext, connections_max: usize, peers: Arc<Peers>) -> Self {
+    pub(super) fn new(
+        context: ConnectionContext,
+        connections_max: usize,
+        peers: Arc<Peers>,
+        refusals: Arc<RefusalLog>,
+    ) -> Self {
         Self {
             context: Arc::new(context),
             connections_max,
             peers,
-            refusals: Arc::new(RefusalCounters::new()),
-            reminder: Mutex::new(None),
+            refusals,
             ids: AtomicU64::new(0),
             state: Mutex::new(State::default()),
             changed: Condvar::new(),
@@ -128,20 +130,9 @@ impl Connections {
         self.refusals.read()
     }
 
-    /// Counts a connection that is refused, and says so: of the first at once, then once a second of all that there have been since, with
-    /// the last of them for an example. There is no `peer` where none could be accepted.
+    /// Counts a connection that is refused, and says so. There is no `peer` where none could be accepted.
     pub(super) fn refused(&self, refusal: Refusal, peer: Option<String>, error: Option<&io::Error>) {
-        let error = error.map(io::Error::to_string);
-        match self.refusals.add(refusal, peer, error, clock::now()) {
-            Say::Now(unsaid) => tell(&unsaid),
-            Say::Later(at) => {
-                let reminder = Arc::new(Reminder(Arc::clone(&self.refusals)));
-                let guard = self.context.scheduler.timekeeper().set(at, reminder);
-                let rung = self.reminder.lock().replace(guard);
-                drop(rung);
-            }
-            Say::Nothing => {}
-        }
+        self.refusals.refused(refusal, peer, error);
     }
 
     /// Serves a connection on a reader thread of its own, and gives its seat up when it is over.
@@ -226,11 +217,7 @@ impl Connections {
 
     /// Closes all connections, those that do not listen by force, and joins their threads. No new ones are served.
     pub(super) fn stop(&self) {
-        let reminder = self.reminder.lock().take();
-        drop(reminder);
-        if let Some(unsaid) = self.refusals.rest() {
-            tell(&unsaid);
-        }
+        self.refusals.end();
         let handles: Vec<_> = {
             let mut state = self.state.lock();
             state.stopping = true;
@@ -284,27 +271,4 @@ impl Connections {
             self.changed.wait(&mut state);
         }
     }
-}
-
-/// Has refusals told that there were since the last ones were.
-struct Reminder(Arc<RefusalCounters>);
-
-impl Alarm for Reminder {
-    fn ring(&self, now: Instant) -> Option<Instant> {
-        match self.0.later(now) {
-            Say::Now(unsaid) => {
-                tell(&unsaid);
-                None
-            }
-            Say::Later(at) => Some(at),
-            Say::Nothing => None,
-        }
-    }
-}
-
-fn tell(Unsaid { refusals, peer, error }: &Unsaid) {
-    log::warn!(
-        refused = refusals.total(), reasons:% = refusals, peer = peer, error = error;
-        "connections refused"
-    );
 }

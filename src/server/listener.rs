@@ -156,6 +156,8 @@ fn response(refusal: Refusal) -> Vec<u8> {
         }
         Refusal::TooMany => ("429 Too Many Requests", "this address has too many connections already"),
         Refusal::TooOften => ("429 Too Many Requests", "this address connects too often now"),
+        // A connection says who it is only in its request, which has an answer of its own.
+        Refusal::Host | Refusal::Origin => ("403 Forbidden", "this request may not come from there"),
     };
     refuse(status, "Retry-After: 1\r\n", text, false)
 }

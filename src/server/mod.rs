@@ -13,6 +13,7 @@ mod limits;
 mod listener;
 mod memory;
 mod peers;
+mod refusal_log;
 mod refusals;
 mod reports;
 mod reserve;

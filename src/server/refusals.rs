@@ -1,4 +1,4 @@
-//! What was refused before it was a connection, and what operators are told of it.
+//! What was refused before it was a connection or an upgrade, and what operators are told of it.
 //!
 //! Pure but for the lock around it: the time is an argument. Must not know sockets.
 
@@ -12,7 +12,7 @@ use crate::rate::News;
 /// How long nothing more is said of connections that are refused: a flood of them must not become one of lines.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Why a connection is not let in.
+/// Why a connection is not let in, or its request refused for where it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// The server has as many as it may.
@@ -25,9 +25,13 @@ pub(super) enum Refusal {
     NoDescriptor,
     /// The system has no thread.
     NoThread,
+    /// Its request calls the server by a name that is not its own.
+    Host,
+    /// Its request comes from a page of another origin.
+    Origin,
 }
 
-/// What was refused before it was a connection, since the server was started: see [`ServerHandle::refusals`](super::ServerHandle::refusals).
+/// What was refused before it was a connection or an upgrade, since the server was started: see [`ServerHandle::refusals`](super::ServerHandle::refusals).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Refusals {
@@ -41,11 +45,15 @@ pub struct Refusals {
     pub no_descriptor: u64,
     /// The system had no thread.
     pub no_thread: u64,
+    /// Their request called the server by a name that [`allowed_hosts`](super::ServerBuilder::allowed_hosts) does not list.
+    pub foreign_host: u64,
+    /// Their request came from a page of an origin that [`allowed_origins`](super::ServerBuilder::allowed_origins) does not list.
+    pub foreign_origin: u64,
 }
 
 impl Refusals {
-    /// Each number under the name that operators see.
-    pub(super) fn by_reason(self) -> [(&'static str, u64); 5] {
+    /// Each number of connections that were not served, under the name that operators see.
+    pub(super) fn unserved(self) -> [(&'static str, u64); 5] {
         [
             ("full", self.full),
             ("address_connections", self.too_many_of_address),
@@ -55,8 +63,17 @@ impl Refusals {
         ]
     }
 
+    /// Each number of requests that were refused for where they came from, under the name that operators see.
+    pub(super) fn foreign(self) -> [(&'static str, u64); 2] {
+        [("host", self.foreign_host), ("origin", self.foreign_origin)]
+    }
+
+    fn by_reason(self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.unserved().into_iter().chain(self.foreign())
+    }
+
     pub(super) fn total(self) -> u64 {
-        self.by_reason().iter().map(|(_, n)| n).sum()
+        self.by_reason().map(|(_, n)| n).sum()
     }
 
     fn add(&mut self, refusal: Refusal) {
@@ -66,6 +83,8 @@ impl Refusals {
             Refusal::TooOften => &mut self.too_often_of_address,
             Refusal::NoDescriptor => &mut self.no_descriptor,
             Refusal::NoThread => &mut self.no_thread,
+            Refusal::Host => &mut self.foreign_host,
+            Refusal::Origin => &mut self.foreign_origin,
         } += 1;
     }
 }
@@ -73,7 +92,7 @@ impl Refusals {
 /// The reasons that there are, each with its number.
 impl fmt::Display for Refusals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reasons = self.by_reason().into_iter().filter(|(_, n)| *n > 0);
+        let reasons = self.by_reason().filter(|(_, n)| *n > 0);
         for (n, (reason, count)) in reasons.enumerate() {
             let comma = if n == 0 { "" } else { ", " };
             write!(f, "{comma}{reason} {count}")?;
@@ -88,7 +107,7 @@ pub(super) struct Unsaid {
     pub(super) refusals: Refusals,
     /// The last of them, where it was accepted.
     pub(super) peer: Option<String>,
-    /// The last that the system has said.
+    /// The last that the system has said, or a rule that refuses.
     pub(super) error: Option<String>,
 }
 
@@ -255,9 +274,12 @@ mod tests {
             Refusal::TooOften,
             Refusal::NoDescriptor,
             Refusal::NoThread,
+            Refusal::Host,
+            Refusal::Origin,
         ] {
             counters.add(refusal, None, None, now);
         }
-        assert_eq!(counters.read().by_reason().map(|(_, n)| n), [1; 5]);
+        assert_eq!(counters.read().unserved().map(|(_, n)| n), [1; 5]);
+        assert_eq!(counters.read().foreign().map(|(_, n)| n), [1; 2]);
     }
 }

@@ -220,7 +220,13 @@ impl Reports {
             "connections_unserved_total",
             "Connections that were not served, by why.",
             "reason",
-            refusals.by_reason(),
+            refusals.unserved(),
+        );
+        out.counters(
+            "requests_foreign_total",
+            "Requests that were refused for the host that they named or the origin that they came from, by which.",
+            "reason",
+            refusals.foreign(),
         );
         out.counters(
             "connections_ended_total",

@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crossbeam_channel::{Receiver, bounded};
-use rowstream::auth::{AuthError, Authenticator, Credentials, Identity};
+use rowstream::auth::{AuthError, Authenticator, Credentials, Identity, TokenFile};
 use rowstream::client::{Client, ClientError, Event};
 use rowstream::server::{ApplicationMessage, ConnectionSender, Handled, MessageHandler, Overflow, ServerBuilder};
 use rowstream::{Gate, MemoryEngine, Script, Server, ServerHandle};
@@ -622,15 +622,58 @@ fn guessing_is_over_after_ten_tokens() {
         check_status(&server, &format!("Authorization: Bearer guess-{n}\r\n"), "401");
     }
     check_hello(&mut Plain::connect(&server), "guess", "UNAUTHENTICATED", 4401);
-    // Right ones are not looked at either.
-    for token in ["guess", ALICE] {
+    // Of one that has never been right nobody knows whether it is a guess.
+    for token in ["guess", ALICE_ELSEWHERE] {
         let answer = upgrade(&server, &format!("Authorization: Bearer {token}\r\n"));
         assert!(answer.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{answer}");
         assert!(answer.contains("\r\nRetry-After: "), "{answer}");
         check_hello(&mut Plain::connect(&server), token, "UNAUTHENTICATED", 4429);
     }
+    // One that has been right is.
+    check_status(&server, &format!("Authorization: Bearer {ALICE}\r\n"), "101");
     // Nobody else waits for it.
     before.run("few", json!({})).assert_completed();
+}
+
+#[test]
+fn a_program_with_a_wrong_token_locks_out_no_other() {
+    let server = builder().start().unwrap();
+    for n in 0..12 {
+        let status = if n < 10 { "401" } else { "429" };
+        check_status(&server, "Authorization: Bearer the same again\r\n", status);
+    }
+    check_status(&server, &format!("Authorization: Bearer {ALICE}\r\n"), "101");
+}
+
+#[test]
+fn a_token_of_a_file_is_let_in_whatever_else_its_address_has_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens");
+    let (token, line) = TokenFile::generate(&Identity::new("alice")).unwrap();
+    std::fs::write(&path, line + "\n").unwrap();
+    let server = Server::builder()
+        .engine("first", engine())
+        .listen("127.0.0.1:0")
+        .authenticator(TokenFile::open(&path).unwrap())
+        .start()
+        .unwrap();
+    for n in 0..12 {
+        let status = if n < 10 { "401" } else { "429" };
+        check_status(
+            &server,
+            &format!("Authorization: Bearer a-guess-of-more-than-22-chars-{n}\r\n"),
+            status,
+        );
+    }
+    check_status(&server, &format!("Authorization: Bearer {}\r\n", token.expose()), "101");
+    let mut client = Plain::connect(&server);
+    client.send(&json!({"type": "hello", "token": token.expose()}));
+    assert!(matches!(client.recv(), Wire::Welcome { .. }));
+    check_status(
+        &server,
+        "Authorization: Bearer a-guess-of-more-than-22-chars-x\r\n",
+        "429",
+    );
 }
 
 #[test]

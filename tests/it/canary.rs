@@ -143,6 +143,9 @@ fn a_token_is_in_no_log_no_error_no_dump_and_never_sent_back() {
         &[hello(RIGHT), hello(WRONG)],
     ));
 
+    for _ in 0..15 {
+        said.push(heard(&server, &format!("Authorization: Bearer {WRONG}\r\n"), &[]));
+    }
     let url = format!("ws://{}/ws", server.local_addr().unwrap());
     for token in [RIGHT, WRONG, "c4n4ry and a blank", "c4n4ry\r\n"] {
         let builder = Client::builder().token(token);

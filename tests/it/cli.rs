@@ -172,6 +172,19 @@ fn parameters_reach_the_query() {
         "{\"name\":\"one\"}\n",
     );
     served.check(&["SELECT :x AS x", "--named", "x=text"], "{\"x\":\"text\"}\n");
+    served.check(
+        &["SELECT :x AS x, $y AS y", "--param", "x=3", "--param", "$y=a=b"],
+        "{\"x\":3,\"y\":\"a=b\"}\n",
+    );
+    served.check(&["SELECT ? AS x", "--param", "\"x=3\""], "{\"x\":\"x=3\"}\n");
+    let in_quotes = "in quotes: --param '\"NAME=VALUE\"'";
+    served.check_fails(&["SELECT ? AS x", "--param", "x=3"], 1, in_quotes);
+    served.check_fails(&["SELECT ?, ?", "--param", "1", "--param", "x=3"], 2, in_quotes);
+    served.check_fails(
+        &["SELECT ?, ?", "--param", "1"],
+        1,
+        "hint: --param VALUE binds by position",
+    );
 }
 
 #[test]
@@ -180,6 +193,8 @@ fn each_end_has_its_exit_code() {
     served.check_fails(&["SELECT * FROM nowhere"], 1, "no such table: nowhere");
     served.check_fails(&["DROP TABLE t"], 1, "READ_ONLY");
     served.check_fails(&["SELECT 1", "--format", "carving"], 2, "carving");
+    let long = format!("SELECT 1 -- {}", "x".repeat(64 * 1024));
+    served.check_fails(&[&long], 2, "--message-bytes-max");
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = rowstream(&["query", &format!("ws://{free}/ws"), "SELECT 1"])
         .output()

@@ -85,7 +85,7 @@ fn what_is_wrong_is_told_with_its_source_and_a_suggestion() {
     check(
         "wokers = 3",
         &[],
-        &["rowstream.toml: there is no setting wokers; is it workers?"],
+        &["rowstream.toml: there is no setting wokers; did you mean workers?"],
     );
     check("workers = ", &[], &["rowstream.toml", "line 1"]);
     check(
@@ -99,6 +99,25 @@ fn what_is_wrong_is_told_with_its_source_and_a_suggestion() {
     check("tls_key = \"k.pem\"", &[], &["belong together"]);
     let (code, _, err) = ran(&mut rowstream(&["serve", "--config", "/nowhere"]));
     assert!(code == Some(2) && err.contains("/nowhere"), "{err}");
+}
+
+#[test]
+fn a_variable_that_nothing_reads_is_refused_and_the_likely_one_is_told() {
+    let folder = TempDir::new().unwrap();
+    let db = database(&folder);
+    for command in ["check-config", "serve"] {
+        let mut command = rowstream(&[command, "--db", &db]);
+        command
+            .env("ROWSTREAM_STAL_LIMIT", "3s")
+            .env("ROWSTREAM_PORT", "tcp://10.0.0.7:8080");
+        let (code, out, err) = ran(&mut command);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{err}");
+        let line = "ROWSTREAM_STAL_LIMIT: no setting has this name; did you mean ROWSTREAM_STALL_LIMIT?";
+        assert!(err.contains(line) && !err.contains("ROWSTREAM_PORT"), "{err}");
+    }
+    // What other commands are told is nothing to them.
+    let mut command = rowstream(&["token", "alice"]);
+    assert_eq!(ran(command.env("ROWSTREAM_STAL_LIMIT", "3s")).0, Some(0));
 }
 
 #[test]

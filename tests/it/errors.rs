@@ -1,5 +1,6 @@
 //! What goes wrong is said clearly, with a stable code, and touches nothing else.
 
+use rowstream::client::{Client, ClientError};
 use rowstream::engine::memory::{Gate, MemoryEngine, Script};
 use rowstream::engine::{EngineError, EngineErrorKind};
 use rowstream::server::HostLimits;
@@ -279,12 +280,77 @@ fn a_client_that_sends_garbage_is_shown_the_door() {
     assert_eq!(client.recv_close(), 4400);
 }
 
+/// A ping of this many bytes.
+fn padded(bytes: usize) -> String {
+    let ping = json!({"type": "ping"}).to_string();
+    let padding = " ".repeat(bytes - ping.len());
+    ping + &padding
+}
+
 #[test]
-fn a_message_that_is_too_big_closes_the_connection() {
+fn a_message_that_is_too_long_is_refused_and_the_streams_of_its_connection_go_on() {
+    let gate = Gate::new();
+    let script = Script::new(["n"]).row([1.into()]).gate(&gate).row([2.into()]);
+    let server = serve(MemoryEngine::builder().query("q", script).build());
+    let mut client = Plain::connect(&server);
+    client.query("q", json!({"batch_size": 1, "progress_interval_ms": 0}));
+    client.recv_started();
+    assert!(matches!(client.recv(), Wire::QueryBatch { .. }));
+    gate.wait_reached(DEADLINE).unwrap();
+    // As long as it may be, a byte more, and as long as is still read, with a header of 14 bytes.
+    client.send_text(&padded(64 * 1024));
+    assert!(matches!(client.recv(), Wire::Pong { .. }));
+    for bytes in [64 * 1024 + 1, 16 * 64 * 1024 - 14] {
+        client.send_text(&padded(bytes));
+        let refused = client.recv();
+        let Wire::Error {
+            code,
+            message,
+            hint,
+            stream_id: None,
+            ..
+        } = &refused
+        else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(code, "LIMIT_EXCEEDED");
+        assert!(message.contains("65536 bytes (message_bytes_max)"), "{message}");
+        assert!(hint.as_deref().is_some_and(|hint| hint.contains("message_bytes_max")));
+    }
+    client.assert_silence();
+    gate.open();
+    client.finish().assert_completed();
+}
+
+#[test]
+fn a_message_that_is_far_too_long_closes_the_connection_and_so_do_many_that_are_too_long() {
     let server = serve(MemoryEngine::builder().build());
     let mut client = Plain::connect(&server);
-    client.send_text(&"x".repeat(64 * 1024 + 1));
+    client.send_text(&padded(16 * 64 * 1024 - 13));
     assert_eq!(client.recv_close(), 1009);
+    let mut client = Plain::connect(&server);
+    for _ in 0..16 {
+        client.send_text(&padded(64 * 1024 + 1));
+    }
+    assert_eq!(client.recv_close(), 4400);
+}
+
+#[test]
+fn a_client_sends_no_query_that_is_longer_than_its_server_takes() {
+    let server = serve(MemoryEngine::builder().query("q", Script::new(["n"])).build());
+    let client = Client::connect(&format!("ws://{}/ws", server.local_addr().unwrap())).unwrap();
+    let long = "x".repeat(64 * 1024);
+    let refused = [
+        client.query(long.as_str()).submit().map(|_| ()).unwrap_err(),
+        client.query("q").param(long.as_str()).start().map(|_| ()).unwrap_err(),
+        client.describe(long.as_str()).map(|_| ()).unwrap_err(),
+    ];
+    for error in refused {
+        let is_too_long = matches!(&error, ClientError::TooLong { bytes, bytes_max: 65_536 } if *bytes > 65_536);
+        assert!(is_too_long && !error.ends_connection(), "{error:?}");
+    }
+    let mut stream = client.query("q").start().unwrap();
+    while stream.next_event().unwrap().is_some() {}
 }
 
 #[test]

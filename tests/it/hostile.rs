@@ -320,6 +320,8 @@ fn floods_of_fragments_and_messages_that_never_end_are_closed() {
         frame(0x01, b"{"),
         [frame(0x01, b"{"), vec![0x00]].concat(),
         frame(0x81, b"{\"type\"")[..9].to_vec(),
+        // Of one that is too long, which is not waited for either.
+        vec![0x81, 0xFF, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0],
     ] {
         let mut socket = upgraded(&server);
         socket.write_all(&bytes).unwrap();
@@ -328,7 +330,7 @@ fn floods_of_fragments_and_messages_that_never_end_are_closed() {
     // Too big, by its header alone.
     let mut socket = upgraded(&server);
     socket
-        .write_all(&[0x81, 0xFF, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0])
+        .write_all(&[0x81, 0xFF, 0, 0, 0, 0, 0, 16, 0, 1, 0, 0, 0, 0])
         .unwrap();
     assert_eq!(close_code(&mut socket), Some(1009));
     check_honest_client(&server);

@@ -273,3 +273,50 @@ fn a_flood_of_refused_connections_is_no_flood_of_lines() {
     let n_told: u64 = told.iter().filter_map(|kv| kv["refused"].as_u64()).sum();
     assert_eq!(n_told, REFUSED, "{text}");
 }
+
+#[test]
+fn requests_for_other_hosts_and_from_other_origins_are_told_with_what_they_named() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log");
+    let flags = ["--log-format", "json", "--allowed-origins", "https://app.example"];
+    let mut served = Served::logging_to(File::create(&path).unwrap(), &flags, &[("RUST_LOG", "warn")]);
+    let ask = |headers: &str| {
+        let mut socket = TcpStream::connect(served.address()).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let request = format!(
+            "GET /ws HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut status = [0; 12];
+        socket.read_exact(&mut status).unwrap();
+        String::from_utf8(status[9..].to_vec()).unwrap()
+    };
+    assert_eq!(ask("Host: localhost\r\nOrigin: https://app.example\r\n"), "101");
+    assert_eq!(ask("Host: localhost\r\nOrigin: https://evil.example\r\n"), "403");
+    for _ in 0..20 {
+        assert_eq!(ask("Host: rebound.example\r\n"), "421");
+    }
+    signal(&served.process, "-TERM");
+    assert!(served.process.wait().unwrap().success());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<&Value> = events
+        .iter()
+        .filter(|event| event["message"] == "connections refused")
+        .map(|event| &event["kv"])
+        .collect();
+    let first = json!({
+        "refused": 1, "reasons": "origin 1", "peer": "127.0.0.1",
+        "error": "Origin \"https://evil.example\" is not in allowed_origins",
+    });
+    assert_eq!(*told[0], first, "{text}");
+    assert_eq!(
+        told[told.len() - 1]["error"],
+        "Host \"rebound.example\" is not in allowed_hosts",
+        "{text}"
+    );
+    let n_told: u64 = told.iter().filter_map(|kv| kv["refused"].as_u64()).sum();
+    assert_eq!(n_told, 21, "{text}");
+    assert!(told.len() < 21, "each by itself: {text}");
+}

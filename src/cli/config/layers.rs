@@ -141,8 +141,12 @@ impl Layers {
             .map_err(|error: toml::de::Error| vec![format!("{}: {}", path.display(), error.to_string().trim_end())])?;
         let mut problems = Vec::new();
         for (name, value) in table {
-            if !entries.iter().any(|entry| entry.name == name) {
+            let Some(entry) = entries.iter().find(|entry| entry.name == name) else {
                 problems.push(format!("{}: {}", path.display(), unknown(&name, entries)));
+                continue;
+            };
+            if value.is_array() && entry.shape != Shape::List {
+                problems.push(format!("{}: {name} takes one value, not a list", path.display()));
                 continue;
             }
             match texts_of(&value) {
@@ -187,14 +191,19 @@ impl Layers {
 }
 
 fn unknown(name: &str, entries: &[Entry]) -> String {
-    let nearest = entries
-        .iter()
-        .map(|entry| (strsim::jaro_winkler(name, entry.name), entry.name))
-        .max_by(|(one, _), (other, _)| one.total_cmp(other));
-    match nearest {
-        Some((likeness, meant)) if likeness > 0.8 => format!("there is no setting {name}; is it {meant}?"),
-        _ => format!("there is no setting {name}; `rowstream serve --print-default-config` has them all"),
+    match nearest(name, entries) {
+        Some(entry) => format!("there is no setting {name}; did you mean {}?", entry.name),
+        None => format!("there is no setting {name}; `rowstream serve --print-default-config` has them all"),
     }
+}
+
+/// The setting that a wrong name may have meant.
+pub(super) fn nearest<'a>(name: &str, entries: &'a [Entry]) -> Option<&'a Entry> {
+    let likenesses = entries
+        .iter()
+        .map(|entry| (strsim::jaro_winkler(name, entry.name), entry));
+    let (likeness, entry) = likenesses.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
+    (likeness > 0.8).then_some(entry)
 }
 
 /// A value of the file as the texts that a flag would have given.
@@ -314,12 +323,13 @@ mod tests {
     #[test]
     fn what_the_file_should_not_say_is_refused_with_a_suggestion() {
         let mut layers = Layers::default();
-        let file = "wokers = 3\nallowed_hosts = [[\"a\"]]\nsomething = 1\n";
+        let file = "wokers = 3\nallowed_hosts = [[\"a\"]]\nsomething = 1\nworkers = [3]\n";
         let problems = layers
             .add_text(file, Path::new("f.toml"), ENTRIES)
             .expect_err("it is wrong");
-        assert_eq!(problems.len(), 3, "{problems:?}");
-        assert!(problems.contains(&"f.toml: there is no setting wokers; is it workers?".to_owned()));
+        assert_eq!(problems.len(), 4, "{problems:?}");
+        assert!(problems.contains(&"f.toml: workers takes one value, not a list".to_owned()));
+        assert!(problems.contains(&"f.toml: there is no setting wokers; did you mean workers?".to_owned()));
         assert!(
             problems
                 .iter()

@@ -4,6 +4,7 @@
 //! made of it. Must not know how a server is made of them.
 
 mod budgets;
+mod environment;
 mod kind;
 mod layers;
 
@@ -90,7 +91,7 @@ settings! {
         token_file: Option<PathBuf> = None;
         /// Time for saying who a client is, after the upgrade.
         auth_deadline: Duration = Duration::from_secs(3);
-        /// Wrong tokens from one address in a minute before others are not looked at; 0 for any number, right behind a proxy.
+        /// Different wrong tokens from one address in a minute, and repetitions of one, before the answer is 429; right tokens are let in all the same. 0 for any number.
         auth_failures_per_minute: u32 = 10;
         /// Origins whose pages may connect beside the server's own, such as `https://app.example`. Repeatable.
         allowed_origins: Vec<String> = Vec::new();
@@ -302,6 +303,9 @@ impl Arguments {
             layers.add_file(&path, ENTRIES)?;
         }
         let (mut settings, mut shown, mut problems) = read(&layers);
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+        problems.extend(environment::problems(variables, ENTRIES));
         if settings.tls_certificate.is_some() != settings.tls_key.is_some() {
             problems.push("tls_certificate and tls_key belong together".to_owned());
         }

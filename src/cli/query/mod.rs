@@ -25,7 +25,7 @@ use super::format::{Format, RowWriter};
 use super::signals::{SIGHUP, SIGINT, SIGTERM, on_signals};
 use super::{Exit, complain, reach, say};
 use crate::client::{Canceller, ClientError, CompletedMessage, Compression, Event, Outcome, QueryBuilder, QueryStream};
-use crate::error::CancelReason;
+use crate::error::{CancelReason, ErrorCode};
 
 /// Bytes gathered for one write to standard output.
 const OUT_BYTES: usize = 64 * 1024;
@@ -49,17 +49,12 @@ pub(super) struct Arguments {
     #[arg(value_name = "SQL", allow_hyphen_values = true)]
     sql: String,
 
-    /// Next positional parameter. A JSON scalar (null, true, 42, 1.5, "42") is that value, anything else is text. Repeatable.
-    #[arg(
-        short,
-        long,
-        value_name = "VALUE",
-        allow_hyphen_values = true,
-        conflicts_with = "named"
-    )]
+    /// Next parameter: VALUE is bound by position, NAME=VALUE by name. A JSON scalar (null, true, 42, 1.5, "42", "a=b") is that value,
+    /// anything else is text. Repeatable.
+    #[arg(short, long, value_name = "[NAME=]VALUE", allow_hyphen_values = true)]
     param: Vec<Param>,
 
-    /// Named parameter; the value as for --param. Repeatable.
+    /// Named parameter, whatever characters its name has; the value as for --param. Repeatable.
     #[arg(short, long, value_name = "NAME=VALUE", allow_hyphen_values = true)]
     named: Vec<NamedParam>,
 
@@ -117,13 +112,25 @@ pub(super) struct Arguments {
 }
 
 /// Blocks until the query is over, or the second signal.
-pub(super) fn run(arguments: Arguments) -> Exit {
+pub(super) fn run(mut arguments: Arguments) -> Exit {
     let sql = match read_sql(&arguments.sql) {
         Ok(sql) => sql,
         Err(text) => {
             complain(&text);
             return Exit::Usage;
         }
+    };
+    let params = std::mem::take(&mut arguments.param);
+    let params = match param::params(params, std::mem::take(&mut arguments.named)) {
+        Ok(params) => params,
+        Err(text) => {
+            complain(&text);
+            return Exit::Usage;
+        }
+    };
+    let asked = Asked {
+        sql: &sql,
+        hint: param::hint(&params),
     };
     let Span(reconnect_for) = arguments.reconnect;
     let builder = match arguments.server.client() {
@@ -134,7 +141,7 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     };
     let client = match builder.connect(&arguments.server.url) {
         Ok(client) => client,
-        Err(error) => return tell(&error, &sql),
+        Err(error) => return tell(&error, asked),
     };
     let (out, is_terminal): (Box<dyn Write>, bool) = match &arguments.output {
         Some(path) => match File::create(path) {
@@ -164,13 +171,13 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     } else {
         Duration::ZERO
     };
-    let mut query = describe(client.query(sql.as_str()), arguments).progress_interval(interval);
+    let mut query = describe(client.query(sql.as_str()).params(params), arguments).progress_interval(interval);
     if format.is_arrow() {
         query = query.arrow();
     }
     let stream = match query.submit() {
         Ok(stream) => stream,
-        Err(error) => return tell(&error, &sql),
+        Err(error) => return tell(&error, asked),
     };
     let interrupted = match cancel_on_signal(stream.canceller()) {
         Ok(interrupted) => interrupted,
@@ -190,7 +197,7 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         writer: format.writer(width),
         progress,
     };
-    let exit = printer.print(stream, &sql, &interrupted);
+    let exit = printer.print(stream, asked, &interrupted);
     drop(client); // says goodbye
     exit
 }
@@ -223,8 +230,8 @@ fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'
     let Arguments {
         server: _,
         sql: _,
-        param,
-        named,
+        param: _,
+        named: _,
         format: _,
         output: _,
         compression,
@@ -242,12 +249,6 @@ fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'
     query = query.resumable(resumable).checksum(checksum).compression(compression);
     if let Some(priority) = priority {
         query = query.priority(priority);
-    }
-    for Param(value) in param {
-        query = query.param(value);
-    }
-    for NamedParam { name, value } in named {
-        query = query.named_param(name, value);
     }
     if let Some(n_rows) = batch_size {
         query = query.batch_size(n_rows);
@@ -296,7 +297,7 @@ enum End {
 }
 
 impl Printer {
-    fn print(mut self, mut stream: QueryStream, sql: &str, interrupted: &AtomicBool) -> Exit {
+    fn print(mut self, mut stream: QueryStream, asked: Asked<'_>, interrupted: &AtomicBool) -> Exit {
         let end = match self.print_rows(&mut stream) {
             Ok(end) => End::Stream(end),
             Err(error) => End::Output(error),
@@ -312,7 +313,7 @@ impl Printer {
                 complain(&format_args!("cannot write the rows: {error}"));
                 Exit::Failed
             }
-            End::Stream(Err(error)) => tell(&error, sql),
+            End::Stream(Err(error)) => tell(&error, asked),
             End::Stream(Ok(())) => match stream.outcome() {
                 Some(Outcome::Completed(completed)) => {
                     if let Some(digest) = &completed.digest {
@@ -336,7 +337,7 @@ impl Printer {
                     }
                     Exit::Failed
                 }
-                None => tell(&ClientError::Lost { source: None }, sql),
+                None => tell(&ClientError::Lost { source: None }, asked),
             },
         }
     }
@@ -410,10 +411,21 @@ fn summary(completed: &CompletedMessage, elapsed: Duration) -> String {
     format!("{rows} {noun} in {:.2} s{more}", elapsed.as_secs_f64())
 }
 
+/// What is said of a query that fails.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'a> {
+    sql: &'a str,
+    /// How parameters are given.
+    hint: &'static str,
+}
+
 /// Says what went wrong, with its place in the query, and how the program ends with it.
-fn tell(error: &ClientError, sql: &str) -> Exit {
+fn tell(error: &ClientError, Asked { sql, hint }: Asked<'_>) -> Exit {
     if let ClientError::Query(message) = error {
         complain(&failure::describe(message, sql));
+        if message.code == ErrorCode::ParameterError {
+            say(&format!("hint: {hint}"));
+        }
         return Exit::Failed;
     }
     super::tell(error)

@@ -8,33 +8,54 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::rows::Value;
+use crate::rows::{Params, Value};
 
-/// A parameter's value: what is a JSON scalar is that scalar, everything else is text.
+/// `NAME=VALUE`, where the name is one: bound by name. Everything else is a value, and bound by position.
+///
+/// The form decides, not the query: a text that has the form by chance is written as a JSON string, `"x=3"`.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Param(pub(super) Value);
+pub(super) enum Param {
+    ByPosition(Value),
+    ByName(NamedParam),
+}
 
 impl FromStr for Param {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let value = match serde_json::from_str(text) {
-            Ok(Json::Null) => Value::Null,
-            Ok(Json::Bool(value)) => Value::Boolean(value),
-            Ok(Json::String(value)) => Value::Text(value),
-            Ok(Json::Number(number)) if is_integer(text) => match number.as_i64() {
-                Some(value) => Value::Integer(value),
-                None => {
-                    return Err(format!(
-                        "the integer {text} does not fit 64 bits; in \"quotes\" it is text"
-                    ));
-                }
-            },
-            Ok(Json::Number(number)) => Value::Real(number.as_f64().unwrap_or(f64::NAN)),
-            Ok(Json::Array(_) | Json::Object(_)) | Err(_) => Value::Text(text.to_owned()),
-        };
-        Ok(Self(value))
+        match text.split_once('=') {
+            Some((name, _)) if is_name(without_sigil(name)) => text.parse().map(Self::ByName),
+            _ => value(text).map(Self::ByPosition),
+        }
     }
+}
+
+fn is_name(text: &str) -> bool {
+    let is_letter = |char: char| char.is_alphabetic() || char == '_';
+    text.starts_with(is_letter) && text.chars().all(|char| is_letter(char) || char.is_numeric())
+}
+
+fn without_sigil(name: &str) -> &str {
+    name.strip_prefix([':', '@', '$']).unwrap_or(name)
+}
+
+/// What is a JSON scalar is that scalar, everything else is text.
+fn value(text: &str) -> Result<Value, String> {
+    Ok(match serde_json::from_str(text) {
+        Ok(Json::Null) => Value::Null,
+        Ok(Json::Bool(value)) => Value::Boolean(value),
+        Ok(Json::String(value)) => Value::Text(value),
+        Ok(Json::Number(number)) if is_integer(text) => match number.as_i64() {
+            Some(value) => Value::Integer(value),
+            None => {
+                return Err(format!(
+                    "the integer {text} does not fit 64 bits; in \"quotes\" it is text"
+                ));
+            }
+        },
+        Ok(Json::Number(number)) => Value::Real(number.as_f64().unwrap_or(f64::NAN)),
+        Ok(Json::Array(_) | Json::Object(_)) | Err(_) => Value::Text(text.to_owned()),
+    })
 }
 
 fn is_integer(text: &str) -> bool {
@@ -52,15 +73,49 @@ impl FromStr for NamedParam {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = text.split_once('=').ok_or("a named parameter is NAME=VALUE")?;
-        let name = name.strip_prefix([':', '@', '$']).unwrap_or(name);
+        let (name, text) = text.split_once('=').ok_or("a named parameter is NAME=VALUE")?;
+        let name = without_sigil(name);
         if name.is_empty() {
             return Err("the name before = is missing".to_owned());
         }
         Ok(Self {
             name: name.to_owned(),
-            value: value.parse::<Param>()?.0,
+            value: value(text)?,
         })
+    }
+}
+
+/// The parameters of one query, in the order in which they were given.
+///
+/// # Errors
+/// Where some are by name and some by position; the text says how each is written.
+pub(super) fn params(params: Vec<Param>, named: Vec<NamedParam>) -> Result<Params, String> {
+    let mut by_position = Vec::new();
+    let mut by_name = Vec::new();
+    for param in params {
+        match param {
+            Param::ByPosition(value) => by_position.push(value),
+            Param::ByName(NamedParam { name, value }) => by_name.push((name, value)),
+        }
+    }
+    by_name.extend(named.into_iter().map(|NamedParam { name, value }| (name, value)));
+    match (by_position.is_empty(), by_name.first()) {
+        (true, None) => Ok(Params::None),
+        (false, None) => Ok(Params::Positional(by_position)),
+        (true, Some(_)) => Ok(Params::Named(by_name)),
+        (false, Some((name, _))) => Err(format!(
+            "parameters are bound by name or by position, not both: {name:?} is bound by name; {QUOTED}"
+        )),
+    }
+}
+
+const QUOTED: &str = "a text of the form NAME=VALUE is bound by position in quotes: --param '\"NAME=VALUE\"'";
+
+/// How parameters are written, for one whose query and parameters do not match.
+pub(super) fn hint(params: &Params) -> &'static str {
+    match params {
+        Params::None | Params::Positional(_) => "--param VALUE binds by position, --param NAME=VALUE by name",
+        Params::Named(_) => QUOTED,
     }
 }
 
@@ -109,7 +164,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: impl Into<Value>) {
-        assert_eq!(text.parse(), Ok(Param(expected.into())), "{text}");
+        assert_eq!(text.parse(), Ok(Param::ByPosition(expected.into())), "{text}");
     }
 
     #[test]
@@ -134,6 +189,60 @@ mod tests {
         check("{}", "{}");
         let error = "9223372036854775808".parse::<Param>().unwrap_err();
         assert!(error.contains("64 bits"), "{error}");
+    }
+
+    #[track_caller]
+    fn check_named(text: &str, name: &str, value: impl Into<Value>) {
+        let (name, value) = (name.to_owned(), value.into());
+        assert_eq!(text.parse(), Ok(Param::ByName(NamedParam { name, value })), "{text}");
+    }
+
+    #[test]
+    fn what_has_the_form_of_a_name_and_a_value_is_by_name() {
+        check_named("x=3", "x", 3_i64);
+        check_named(":x=3", "x", 3_i64);
+        check_named("$x=3", "x", 3_i64);
+        check_named("@x=null", "x", Value::Null);
+        check_named("größe_2=a=b", "größe_2", "a=b");
+        check_named("x=", "x", "");
+        check_named("x=\"3\"", "x", "3");
+        assert!("x=9223372036854775808".parse::<Param>().is_err());
+        check("\"x=3\"", "x=3");
+        check("=x", "=x");
+        check("1=1", "1=1");
+        check("https://host/?x=3", "https://host/?x=3");
+        check("a b=c", "a b=c");
+        check("$1=x", "$1=x");
+        check("::x=3", "::x=3");
+    }
+
+    #[test]
+    fn a_query_has_parameters_of_one_kind() {
+        let all = |params: &[&str], named: &[&str]| {
+            super::params(
+                params.iter().map(|text| text.parse().unwrap()).collect(),
+                named.iter().map(|text| text.parse().unwrap()).collect(),
+            )
+        };
+        let named = |pairs: &[(&str, i64)]| {
+            Params::Named(
+                pairs
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+                    .collect(),
+            )
+        };
+        assert_eq!(all(&[], &[]), Ok(Params::None));
+        assert_eq!(
+            all(&["1", "x"], &[]),
+            Ok(Params::Positional(vec![1_i64.into(), "x".into()]))
+        );
+        assert_eq!(all(&["x=1"], &["y=2"]), Ok(named(&[("x", 1), ("y", 2)])));
+        for (params, by_name) in [(["1", "x=2"], [].as_slice()), (["1", "2"], &["x=2"])] {
+            let error = all(&params, by_name).unwrap_err();
+            assert!(error.contains("\"x\" is bound by name"), "{error}");
+            assert!(error.contains("--param '\"NAME=VALUE\"'"), "{error}");
+        }
     }
 
     #[test]

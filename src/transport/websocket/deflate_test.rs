@@ -109,6 +109,7 @@ fn read_back(bytes: &[u8], lens: &[usize], side: Side, coding: Coding) -> ReadBa
     };
     let limits = InboundLimits {
         message_bytes_max: MAX,
+        skipped_bytes_max: 0,
         fragments_max: usize::MAX,
         coding,
     };
@@ -123,6 +124,7 @@ fn read_back(bytes: &[u8], lens: &[usize], side: Side, coding: Coding) -> ReadBa
             got.push(match incoming {
                 Incoming::Text(text) => Got::Text(text.to_owned()),
                 Incoming::Binary(bytes) => Got::Binary(bytes.to_vec()),
+                Incoming::TooLong => unreachable!("nothing is skipped here"),
                 Incoming::Pong => Got::Pong,
             });
             ControlFlow::Continue(())

@@ -52,6 +52,8 @@ pub(crate) trait ControlLane: Send + Sync {
 pub(crate) struct InboundLimits {
     /// The largest message, however many frames it comes in, and whatever it was deflated to.
     pub(crate) message_bytes_max: usize,
+    /// Bytes of the frames of a message that is larger and not deflated, up to which it is read and forgotten; 0 for not at all.
+    pub(crate) skipped_bytes_max: usize,
     /// The most frames of one message.
     pub(crate) fragments_max: usize,
     /// What messages may be on the wire.
@@ -63,6 +65,8 @@ pub(crate) struct InboundLimits {
 pub(crate) enum Incoming<'a> {
     Text(&'a str),
     Binary(&'a [u8]),
+    /// A message that is larger than it may be has come, and is forgotten.
+    TooLong,
     /// The peer is alive.
     Pong,
 }
@@ -133,6 +137,7 @@ pub(crate) fn read_messages(
                 Ok(text) => on_message(Incoming::Text(text)),
                 Err(_) => break ReadEnd::InvalidUtf8,
             },
+            Ok(Received::TooLong) => on_message(Incoming::TooLong),
             Ok(Received::Pong) => on_message(Incoming::Pong),
             Err(end) => break end,
         };
@@ -159,6 +164,8 @@ pub(crate) fn read_messages(
 enum Received {
     /// A message, in [`Messages::message`].
     Message(MessageKind),
+    /// A message that was too large, and is [forgotten](InboundLimits::skipped_bytes_max).
+    TooLong,
     Pong,
 }
 
@@ -174,6 +181,8 @@ struct Partial {
     is_awaited: bool,
     /// Bytes of text that are known to be UTF-8.
     valid_bytes: usize,
+    /// Whether it is too large, and what is still to come of it is read and forgotten.
+    is_skipped: bool,
 }
 
 impl Partial {
@@ -229,8 +238,8 @@ impl Messages {
                     }
                 }
                 OpCode::Data(data) => {
-                    if let Some(kind) = self.data_frame(&header, data, len, header_len, lane)? {
-                        return Ok(Received::Message(kind));
+                    if let Some(received) = self.data_frame(&header, data, len, header_len, lane)? {
+                        return Ok(received);
                     }
                 }
             }
@@ -290,7 +299,7 @@ impl Messages {
         Ok(payload)
     }
 
-    /// Takes in a frame of a message; returns the message's kind when that is whole.
+    /// Takes in a frame of a message; returns what came of the message when that is whole.
     fn data_frame(
         &mut self,
         header: &FrameHeader,
@@ -298,7 +307,7 @@ impl Messages {
         len: u64,
         header_len: usize,
         lane: &dyn ControlLane,
-    ) -> Result<Option<MessageKind>, ReadEnd> {
+    ) -> Result<Option<Received>, ReadEnd> {
         let mut partial = match (data, self.partial.take()) {
             (Data::Continue, Some(_)) if header.rsv1 => return Err(broken("a fragment says that it is deflated")),
             (Data::Continue, Some(partial)) => partial,
@@ -311,9 +320,16 @@ impl Messages {
         let bytes_max = self.limits.message_bytes_max;
         let len = usize::try_from(len).map_err(|_| ReadEnd::TooBig)?;
         partial.framed_bytes = partial.framed_bytes.saturating_add(header_len).saturating_add(len);
-        let is_too_big = partial.framed_bytes > bytes_max.saturating_add(FRAMING_BYTES_MAX)
-            || (partial.inflater.is_none() && len > bytes_max.saturating_sub(self.message.len()));
-        if is_too_big {
+        if partial.inflater.is_none() && len > bytes_max.saturating_sub(self.message.len()) {
+            partial.is_skipped = true;
+            self.message = Vec::new();
+        }
+        let framed_bytes_max = if partial.is_skipped {
+            self.limits.skipped_bytes_max
+        } else {
+            bytes_max.saturating_add(FRAMING_BYTES_MAX)
+        };
+        if partial.framed_bytes > framed_bytes_max {
             return Err(ReadEnd::TooBig);
         }
         let key = self.check_mask(header)?;
@@ -337,7 +353,11 @@ impl Messages {
         if let Some(inflater) = partial.inflater {
             inflater.finish(&mut self.message, bytes_max)?;
         }
-        Ok(Some(partial.kind))
+        Ok(Some(if partial.is_skipped {
+            Received::TooLong
+        } else {
+            Received::Message(partial.kind)
+        }))
     }
 
     fn begin(&self, kind: MessageKind, header: &FrameHeader) -> Result<Partial, ReadEnd> {
@@ -353,6 +373,7 @@ impl Messages {
             n_fragments: 0,
             is_awaited: false,
             valid_bytes: 0,
+            is_skipped: false,
         })
     }
 
@@ -371,6 +392,7 @@ impl Messages {
                 partial.await_rest(lane);
             }
             let n = match &mut partial.inflater {
+                None if partial.is_skipped => self.input.piece(n_left)?.len(),
                 None if self.input.is_better_passed(n_left) => {
                     let from = self.message.len();
                     // Room for as much again as has come: what a header claims takes no memory until it is there.
@@ -408,7 +430,7 @@ impl Messages {
 
 /// Whether what is to be text may become UTF-8 with what follows.
 fn check_text_so_far(partial: &mut Partial, text: &[u8]) -> Result<(), ReadEnd> {
-    if partial.kind == MessageKind::Binary {
+    if partial.kind == MessageKind::Binary || partial.is_skipped {
         return Ok(());
     }
     let new = &text[partial.valid_bytes..];

@@ -23,6 +23,7 @@ use crate::transport::memory::memory_pair;
 const MAX: usize = 64 * 1024;
 const LIMITS: InboundLimits = InboundLimits {
     message_bytes_max: MAX,
+    skipped_bytes_max: 0,
     fragments_max: usize::MAX,
     coding: Coding::Plain,
 };
@@ -32,6 +33,7 @@ const LIMITS: InboundLimits = InboundLimits {
 enum Event {
     Text(String),
     Binary(Vec<u8>),
+    TooLong,
     Pong,
     LanePong(Vec<u8>),
     LaneClose(Option<u16>, String),
@@ -89,6 +91,7 @@ impl Events {
         self.0.lock().push(match incoming {
             Incoming::Text(text) => Event::Text((*text).to_owned()),
             Incoming::Binary(bytes) => Event::Binary(bytes.to_vec()),
+            Incoming::TooLong => Event::TooLong,
             Incoming::Pong => Event::Pong,
         });
     }
@@ -389,6 +392,80 @@ fn empty_fragments_without_end_are_cut_off() {
     }
 }
 
+const SKIPPED_MAX: usize = 4 * MAX;
+
+fn read_skipping(script: Script, fragments_max: usize) -> (Vec<Event>, ReadEnd) {
+    let events = Arc::new(Events::default());
+    let lane = Arc::clone(&events) as Arc<dyn ControlLane>;
+    let limits = InboundLimits {
+        skipped_bytes_max: SKIPPED_MAX,
+        fragments_max,
+        ..LIMITS
+    };
+    let (end, _read) = read_messages(Box::new(script), Vec::new(), Side::Server, limits, lane, |incoming| {
+        events.take(&incoming);
+        ControlFlow::Continue(())
+    });
+    let events = std::mem::take(&mut *events.0.lock());
+    (events, end)
+}
+
+#[test]
+fn a_message_that_is_too_long_is_forgotten_and_the_next_is_read() {
+    let half = "x".repeat(MAX / 2 + 1).into_bytes();
+    let bytes = [
+        frame(0x81, &[b'x'; MAX + 1]),
+        frame(0x81, b"one"),
+        // In fragments, the first of which is kept at first, with a ping between them, and no text.
+        frame(0x01, &half),
+        frame(0x89, b"in between"),
+        frame(0x00, &half),
+        frame(0x00, b"\xFF"),
+        frame(0x80, b""),
+        frame(0x82, &[1; 3 * MAX]),
+        frame(0x81, b"two"),
+    ]
+    .concat();
+    let expected = [
+        Event::TooLong,
+        Event::Text("one".to_owned()),
+        Event::LanePong(b"in between".to_vec()),
+        Event::TooLong,
+        Event::TooLong,
+        Event::Text("two".to_owned()),
+    ];
+    for step in [1, 4095, bytes.len()] {
+        let script = Script(bytes.chunks(step).map(|chunk| Ok(chunk.to_vec())).collect());
+        let (events, end) = read_skipping(script, usize::MAX);
+        assert!(events == expected, "{step} bytes at a time: {events:?}");
+        assert!(matches!(end, ReadEnd::Gone(None)), "{end:?}");
+    }
+}
+
+#[test]
+fn a_message_without_end_is_not_forgotten_for_ever() {
+    let check = |bytes: Vec<u8>, fragments_max, code| {
+        let (events, _) = read_skipping(Script([Ok(bytes)].into()), fragments_max);
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert_eq!(close_of(&events), Some(code));
+    };
+    let fits = frame(0x81, &vec![0; SKIPPED_MAX - 14]);
+    assert_eq!(read_skipping(Script([Ok(fits)].into()), 1).0, [Event::TooLong]);
+    check(frame(0x81, &vec![0; SKIPPED_MAX - 13]), 1, 1009);
+    let in_pieces = [frame(0x01, &[0; MAX + 1]), frame(0x00, &[0; MAX]).repeat(3)].concat();
+    check(in_pieces, usize::MAX, 1009);
+    // Its header is enough.
+    check(b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0".to_vec(), 1, 1009);
+    let in_many_pieces = [frame(0x01, &[0; MAX + 1]), frame(0x00, b"x").repeat(8)].concat();
+    check(in_many_pieces, 8, 1008);
+    // Pieces of nothing are no long message.
+    check(
+        [frame(0x01, b"x"), frame(0x00, b"").repeat(SKIPPED_MAX / 6)].concat(),
+        usize::MAX,
+        1009,
+    );
+}
+
 #[test]
 fn control_frames_for_ever_are_no_flood() {
     let pings = frame(0x89, &[0; 125]).repeat(4 * MAX / 125);
@@ -468,6 +545,7 @@ fn another_implementation_is_understood() {
         let halves = crate::transport::Transport::split(Box::new(here)).unwrap();
         let limits = InboundLimits {
             message_bytes_max: 1024 * 1024,
+            skipped_bytes_max: 0,
             fragments_max: usize::MAX,
             coding: Coding::Plain,
         };
