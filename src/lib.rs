@@ -75,8 +75,8 @@
 //! comes too fast is counted before it is understood. Before a server starts it is measured by its [host](server::HostLimits).
 //!
 //! # Logs
-//! By the `log` crate. `error`: the operator must act. `warn`: misuse, or a limit was hit. `info`: start and stop. `debug`: the
-//! life of connections and streams, with ids. `trace`: frames.
+//! By the `log` crate. `error`: the operator must act. `warn`: misuse, or a limit was hit. `info`: start and stop, and, once
+//! for each stream, that it stands still and what for. `debug`: the life of connections and streams, with ids. `trace`: frames.
 //!
 //! What an event is about is in its key-values: `connection` and `peer`; `stream`, and once each when it is accepted, started and
 //! ended, `request_id`, `principal`, `engine`, `traceparent`, `rows`, `bytes`, `ms`, `status`, `code`, `reason`. Queries are logged at

@@ -40,13 +40,13 @@ pub use stream::{ArrowBatch, Canceller, Event, Outcome, QueryStream};
 // What the server says about a query, as events, outcomes and errors carry it.
 use crate::auth::Secret;
 use crate::id::StreamId;
+pub use crate::protocol::{
+    BlockedBy, CancelledMessage, CompletedMessage, Compression, DataFormat, DescriptionMessage, ErrorMessage,
+    GoawayMessage, LimitsMessage, ListMessage, ParameterMessage, ProgressDetail, ProgressMessage, QueuedMessage,
+    RateMessage, StartedMessage, StatusMessage, StreamState, WelcomeMessage,
+};
 use crate::protocol::{
     CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ServerMessage, StreamRef,
-};
-pub use crate::protocol::{
-    CancelledMessage, CompletedMessage, Compression, DataFormat, DescriptionMessage, ErrorMessage, GoawayMessage,
-    LimitsMessage, ListMessage, ParameterMessage, ProgressDetail, ProgressMessage, QueuedMessage, RateMessage,
-    StartedMessage, StatusMessage, StreamState, WelcomeMessage,
 };
 use crate::transport::Transport;
 #[cfg(feature = "tls")]

@@ -12,10 +12,10 @@ use super::outbox::{Closing, Lane, Message, Outbox, Patience, Taken};
 use super::session::Session;
 use crate::clock::{self, millis};
 use crate::deflate::Deflate;
-use crate::error::ErrorCode;
+use crate::error::{CancelReason, ErrorCode};
 use crate::id::StreamId;
 use crate::protocol::{
-    CancelledMessage, CloseCode, CompletedMessage, ErrorMessage, ProgressDetail, ProgressMessage, ServerMessage,
+    CancelledMessage, CloseCode, CompletedMessage, ErrorMessage, Phase, ProgressDetail, ProgressMessage, ServerMessage,
     encode_message, replayed, replayed_binary,
 };
 use crate::scheduler::{Completion, EncodedBatch, FairQueue, Scheduler, Stream, StreamEnd, Ticket, Timings};
@@ -373,6 +373,8 @@ impl Writer {
         let now = clock::now();
         let (sample, reading) = (stream.sample(now), stream.read_progress(now));
         let (total_rows, total_kind) = stream.total();
+        let blocked_by = (phase == Phase::WaitingClient).then(|| stream.waits_for()).flatten();
+        let hint = blocked_by.and_then(|by| stream.take_hint(by));
         let detail = detailed.then(|| ProgressDetail {
             eta_ms: reading.eta.map(millis),
             elapsed_ms: millis(sample.elapsed),
@@ -382,6 +384,8 @@ impl Writer {
             rows_sent: stream.rows_sent(),
             bytes_sent: stream.bytes_sent(),
             queue_depth: stream.figures().batches_pending,
+            blocked_by,
+            hint,
         });
         let message = ServerMessage::QueryProgress(ProgressMessage {
             stream_id: stream.id,
@@ -452,6 +456,10 @@ fn terminator(stream: &Stream, end: StreamEnd) -> ServerMessage {
             reason,
             limit: limit.as_ref().and_then(|limit| limit.setting).map(str::to_owned),
             message: limit.as_ref().map(|limit| limit.message.clone()),
+            blocked_by: stream
+                .stall()
+                .filter(|_| reason == CancelReason::SlowClient)
+                .map(|(by, _)| by),
             rows_sent: stream.rows_sent(),
             last_batch: stream.batches_sent().checked_sub(1),
             engine_stopped: true,
@@ -471,10 +479,12 @@ fn gone_message(stream: &Stream, gone: Gone) -> ServerMessage {
         Gone::Superseded => (ErrorCode::Superseded, "another connection has resumed the stream"),
         Gone::Stalled => (
             ErrorCode::SlowConsumer,
-            "nothing was taken for too long; the stream can be resumed for a while",
+            "the client took nothing for the stall limit (stall_limit); the stream can be resumed",
         ),
     };
+    let stall = (gone == Gone::Stalled).then(|| stream.stall()).flatten();
     ServerMessage::Error(ErrorMessage {
+        hint: stall.map(|(by, hint)| format!("{}: {hint}", by.as_str())),
         stream_id: Some(stream.id.to_string()),
         request_id: stream.request_id.clone(),
         started: true,

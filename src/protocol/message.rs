@@ -522,6 +522,41 @@ pub struct ProgressDetail {
     pub bytes_sent: u64,
     /// Batches waiting for the socket.
     pub queue_depth: u64,
+    /// The bound that a stream in the phase `waiting_client` has reached; `None` in other phases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_by: Option<BlockedBy>,
+    /// What to do about that, for people: once, when the stream has stood still for half a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Which bound keeps a stream from going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BlockedBy {
+    /// As many batches are unacknowledged as `window.batches` allows.
+    WindowBatches,
+    /// As many bytes are unacknowledged as `window.bytes` allows.
+    WindowBytes,
+    /// The connection takes no more: the client reads more slowly than rows are made.
+    Connection,
+    /// Other streams hold the server's memory for results.
+    Memory,
+}
+
+impl BlockedBy {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WindowBatches => "window_batches",
+            Self::WindowBytes => "window_bytes",
+            Self::Connection => "connection",
+            Self::Memory => "memory",
+        }
+    }
 }
 
 /// What a stream is doing.
@@ -609,6 +644,9 @@ pub struct CancelledMessage {
     /// What happened, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// With `slow_client`, the bound behind which the client left everything for too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_by: Option<BlockedBy>,
     /// Rows sent before.
     pub rows_sent: u64,
     /// The last batch sent before; `None` where there was none.

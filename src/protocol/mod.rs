@@ -32,7 +32,7 @@ pub(crate) use decode::{decode_client_message, decode_server_message, quoted};
 pub(crate) use encode::{BatchEnvelope, encode_client_message, encode_message, replayed};
 pub(crate) use integrity::{RowsDigest, checksum};
 pub use message::{
-    ArrowBatchMessage, BatchMessage, CancelledMessage, ColumnsMessage, CompletedMessage, DataFormat,
+    ArrowBatchMessage, BatchMessage, BlockedBy, CancelledMessage, ColumnsMessage, CompletedMessage, DataFormat,
     DescriptionMessage, ErrorMessage, GoawayMessage, LimitsMessage, ListMessage, ParameterMessage, Phase, PongMessage,
     ProgressDetail, ProgressMessage, QueuedMessage, RateMessage, ResumedMessage, RetentionMessage, ServerMessage,
     StartedMessage, StatusMessage, StreamNotice, StreamState, TotalKind, TruncateReason, WelcomeMessage, WindowMessage,

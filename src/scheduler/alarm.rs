@@ -39,8 +39,13 @@ impl Stream {
         let work = is_limited.then(|| self.work_alarm(now));
         let deadline = self.plan.deadline.filter(|_| is_limited);
         let deadline = deadline.map(|deadline| deadline.after(self.accepted_at));
-        let progress = if is_running { self.outlet().progress_at } else { None };
-        [work, deadline, progress, self.next_outlet_alarm(now)]
+        let (progress, standstill) = if is_running {
+            let outlet = self.outlet();
+            (outlet.progress_at, outlet.standstill.look_at())
+        } else {
+            (None, None)
+        };
+        [work, deadline, progress, standstill, self.next_outlet_alarm(now)]
             .into_iter()
             .flatten()
             .min()
@@ -75,7 +80,10 @@ impl Alarm for StreamAlarm {
             let limit = stream.limit_reached(now).filter(|_| !stream.cancel.is_cancelled());
             match limit {
                 Some(limit) => stream.cancel_at_limit(CancelReason::Timeout, limit),
-                None => stream.progress_due(now),
+                None => {
+                    stream.progress_due(now);
+                    stream.look_for_standstill(now);
+                }
             }
         }
         if stream.check_client(now) {

@@ -24,6 +24,7 @@ mod scheduled_test;
 mod seats;
 #[cfg(all(test, rowstream_shuttle))]
 mod shuttle_test;
+mod standstill;
 mod stop;
 mod timekeeper;
 mod worker;

@@ -13,6 +13,7 @@ use crossbeam_channel::Receiver;
 use super::Core;
 use super::event::{EncodedBatch, StreamEnd, StreamEvent};
 use super::live::Stream;
+use super::standstill::Standstill;
 use super::stop::LimitReached;
 use crate::clock;
 use crate::deflate::Deflate;
@@ -20,7 +21,7 @@ use crate::engine::CancelReason;
 use crate::error::ErrorCode;
 use crate::id::{ConnectionId, ResumeToken, TokenHash};
 use crate::metrics::Blocked;
-use crate::protocol::{ErrorMessage, WindowMessage};
+use crate::protocol::{BlockedBy, ErrorMessage, WindowMessage};
 use crate::stream::{
     AckError, AttachError, Attached, Delivery, Generation, Gone, Item, ProgressMeter, Reading, Taken, WindowLimits,
 };
@@ -72,7 +73,7 @@ pub(crate) type StreamTaken = Taken<Arc<EncodedBatch>, Note, StreamEnd>;
 pub(super) struct Outlet {
     pub(super) delivery: Delivery<Arc<EncodedBatch>, StreamEnd>,
     events: Receiver<StreamEvent>,
-    sink: Arc<dyn StreamSink>,
+    pub(super) sink: Arc<dyn StreamSink>,
     /// The connection that has the stream, or had it last.
     owner: ConnectionId,
     meter: ProgressMeter,
@@ -83,7 +84,10 @@ pub(super) struct Outlet {
     /// before the answer that brought the token. `None` once it has.
     unconfirmed_until: Option<u64>,
     /// When the client last took or acknowledged something.
-    moved_at: Instant,
+    pub(super) moved_at: Instant,
+    pub(super) standstill: Standstill,
+    /// Why its client was given up as too slow the last time, and what it could have done.
+    pub(super) stalled: Option<(BlockedBy, String)>,
     /// Since when the stream is held only in case somebody comes back.
     pub(super) left_at: Option<Instant>,
     pub(super) progress_at: Option<Instant>,
@@ -116,6 +120,8 @@ impl Outlet {
             is_started_given: false,
             unconfirmed_until: None,
             moved_at: now,
+            standstill: Standstill::of_new_stream(now),
+            stalled: None,
             left_at: None,
             progress_at: None,
         }
@@ -392,6 +398,7 @@ impl Stream {
             outlet.owner = owner;
             outlet.left_at = None;
             outlet.moved_at = clock::now();
+            outlet.stalled = None;
             self.core.registry.rotate_token(self.id, old, new);
             outlet.unconfirmed_until = Some(attached.next_batch);
             (attached, freed, outlet.columns.clone(), before)
@@ -591,7 +598,7 @@ impl Stream {
     /// Looks whether it is too late for the client. Returns whether the stream is over.
     pub(super) fn check_client(self: &Arc<Self>, now: Instant) -> bool {
         let (is_expired, stalled) = {
-            let outlet = self.outlet();
+            let mut outlet = self.outlet();
             let left = outlet
                 .left_at
                 .is_some_and(|at| now >= clock::after(at, self.core.config.retention));
@@ -600,13 +607,22 @@ impl Stream {
                 .is_some_and(|since| now >= clock::after(since, self.core.config.stall_limit));
             (
                 left,
-                stalled.then(|| (outlet.delivery.generation(), Arc::clone(&outlet.sink))),
+                stalled.then(|| {
+                    let blocked_by = self.note_stall(&mut outlet);
+                    (outlet.delivery.generation(), Arc::clone(&outlet.sink), blocked_by)
+                }),
             )
         };
         if is_expired {
             self.expire();
-        } else if let Some((generation, sink)) = stalled {
-            log::debug!(stream:% = self.id, traceparent = self.plan.traceparent; "the client has taken nothing for too long");
+        } else if let Some((generation, sink, blocked_by)) = stalled {
+            if let Some(blocked_by) = blocked_by {
+                log::warn!(
+                    stream:% = self.id, principal = self.principal.name(), traceparent = self.plan.traceparent,
+                    blocked_by = blocked_by.as_str();
+                    "slow client: it took nothing for the stall limit"
+                );
+            }
             if self.outlet().delivery.is_resumable() {
                 self.detach_because(generation, Some(Gone::Stalled), CancelReason::SlowClient);
             } else {

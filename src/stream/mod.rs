@@ -23,7 +23,7 @@ pub use registry::RegistryStatistics;
 pub(crate) use retention::Owner;
 pub use state::QueryStreamStatus;
 pub(crate) use state::Turn;
-pub(crate) use window::{BeyondSent, WindowLimits};
+pub(crate) use window::{BeyondSent, Window, WindowLimits};
 
 /// How results are cut into batches and how long queries may take; the server's defaults for what a client leaves open.
 #[derive(Debug, Clone, PartialEq, Eq)]

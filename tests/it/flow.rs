@@ -267,6 +267,91 @@ fn queries_beyond_the_workers_are_told_their_position_and_those_beyond_the_queue
     }
 }
 
+/// The next progress of a stream that waits for its client: which bound it has reached, and what to do.
+fn recv_blocked(client: &mut Plain, with_hint: bool) -> (String, Option<String>) {
+    let blocked = client.recv_until(
+        "progress of a stream that waits",
+        |wire| matches!(wire, Wire::QueryProgress { blocked_by: Some(_), hint, .. } if hint.is_some() == with_hint),
+    );
+    match blocked {
+        Wire::QueryProgress {
+            phase: Some(phase),
+            blocked_by: Some(blocked_by),
+            hint,
+            ..
+        } => {
+            assert_eq!(phase, "waiting_client");
+            (blocked_by, hint)
+        }
+        other => panic!("not progress: {other:?}"),
+    }
+}
+
+#[test]
+fn a_stream_that_stands_still_says_what_it_waits_for_and_once_what_to_do() {
+    let server = serve(MemoryEngine::builder().query("q", numbers()).build());
+    // Never mind how seldom it reports.
+    for (extra, bound, unacknowledged) in [
+        (json!({"window": {"batches": 3}}), "window_batches", "3 batches ("),
+        (json!({"window": {"bytes": 1}}), "window_bytes", "1 batch ("),
+        (json!({"resumable": true}), "window_batches", "64 batches ("),
+    ] {
+        let mut client = Plain::connect(&server);
+        let mut fields = json!({"batch_size": 10, "progress_interval_ms": 3_600_000});
+        fields
+            .as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        client.query("q", fields);
+        let stream_id = client.recv_started();
+        let (blocked_by, hint) = recv_blocked(&mut client, true);
+        assert_eq!(blocked_by, bound);
+        let hint = hint.unwrap();
+        for says in [
+            "acknowledge every batch",
+            "acks are free",
+            unacknowledged,
+            "stall_limit",
+        ] {
+            assert!(hint.contains(says), "{says} is not in {hint}");
+        }
+        client.send(&json!({"type": "cancel_query", "stream_id": stream_id}));
+        let end = client.recv_until("the end", Wire::is_terminator);
+        let Wire::QueryCancelled { blocked_by: None, .. } = end else {
+            panic!("{end:?}")
+        };
+    }
+}
+
+#[test]
+fn a_stream_says_what_it_waits_for_as_often_as_it_reports_and_never_where_it_does_not() {
+    let server = serve(MemoryEngine::builder().query("q", numbers()).build());
+    let mut client = Plain::connect(&server);
+    client.query(
+        "q",
+        json!({"batch_size": 10, "window": {"batches": 3}, "progress_interval_ms": 50}),
+    );
+    client.recv_started();
+    assert_eq!(recv_blocked(&mut client, true).0, "window_batches");
+    for _ in 0..3 {
+        assert_eq!(recv_blocked(&mut client, false).0, "window_batches");
+    }
+    let mut quiet = Plain::connect(&server);
+    quiet.query(
+        "q",
+        json!({"batch_size": 10, "window": {"batches": 3}, "progress_interval_ms": 0}),
+    );
+    quiet.recv_started();
+    for number in 0..3 {
+        assert_eq!(recv_batch(&mut quiet), number);
+    }
+    // By then it has stood still for longer than it takes to say so.
+    for _ in 0..15 {
+        recv_blocked(&mut client, false);
+    }
+    quiet.assert_silence();
+}
+
 #[test]
 fn a_client_that_takes_nothing_is_cut_off() {
     let mut config = StreamingConfig::default();
@@ -281,6 +366,15 @@ fn a_client_that_takes_nothing_is_cut_off() {
     assert_eq!(seen.cancel_reason(), "slow_client");
     assert_eq!(seen.limit(), "stall_limit");
     assert_eq!(seen.rows.len(), 2);
+    let Some(Wire::QueryCancelled {
+        blocked_by: Some(blocked_by),
+        limit: Some(limit),
+        ..
+    }) = &seen.end
+    else {
+        panic!("{:?}", seen.end)
+    };
+    assert_eq!((blocked_by.as_str(), limit.as_str()), ("window_batches", "stall_limit"));
     // A resumable one waits for a better time.
     client.query(
         "q",
@@ -296,7 +390,7 @@ fn a_client_that_takes_nothing_is_cut_off() {
     };
     let end = client.recv_until("the end on this connection", Wire::is_terminator);
     assert!(
-        matches!(&end, Wire::Error { code, .. } if code == "SLOW_CONSUMER"),
+        matches!(&end, Wire::Error { code, hint: Some(hint), .. } if code == "SLOW_CONSUMER" && hint.starts_with("window_batches: ")),
         "{end:?}"
     );
     client.send(&json!({"type": "resume_query", "resume_token": token, "last_batch": 1}));

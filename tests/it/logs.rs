@@ -320,3 +320,44 @@ fn requests_for_other_hosts_and_from_other_origins_are_told_with_what_they_named
     assert_eq!(n_told, 21, "{text}");
     assert!(told.len() < 21, "each by itself: {text}");
 }
+
+#[test]
+fn a_stream_that_stands_still_is_told_once_and_so_is_its_end() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log");
+    let flags = ["--log-format", "json", "--stall-limit", "2s"];
+    let mut served = Served::logging_to(File::create(&path).unwrap(), &flags, &[("RUST_LOG", "info")]);
+    let mut client = Plain::connect_to(served.address(), &[]);
+    client.query(
+        crate::cli::ENDLESS,
+        json!({"window": {"batches": 2}, "progress_interval_ms": 100}),
+    );
+    let end = client.recv_until("the end", Wire::is_terminator);
+    assert!(
+        matches!(&end, Wire::QueryCancelled { reason, .. } if reason == "slow_client"),
+        "{end:?}"
+    );
+    signal(&served.process, "-TERM");
+    assert!(served.process.wait().unwrap().success());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told = |message: &str| -> Vec<&Value> { events.iter().filter(|event| event["message"] == message).collect() };
+    let [still] = told("stream stands still")[..] else {
+        panic!("{text}")
+    };
+    assert_eq!(
+        (&still["level"], &still["kv"]["blocked_by"]),
+        (&json!("INFO"), &json!("window_batches"))
+    );
+    assert!(
+        still["kv"]["hint"].as_str().unwrap().contains("acks are free"),
+        "{text}"
+    );
+    let [slow] = told("slow client: it took nothing for the stall limit")[..] else {
+        panic!("{text}")
+    };
+    assert_eq!(
+        (&slow["level"], &slow["kv"]["blocked_by"]),
+        (&json!("WARN"), &json!("window_batches"))
+    );
+}

@@ -87,6 +87,8 @@ pub(crate) enum Wire {
         rows_sent: Option<u64>,
         bytes_sent: Option<u64>,
         queue_depth: Option<u64>,
+        blocked_by: Option<String>,
+        hint: Option<String>,
     },
     QueryCompleted {
         stream_id: String,
@@ -131,6 +133,7 @@ pub(crate) enum Wire {
         reason: String,
         limit: Option<String>,
         message: Option<String>,
+        blocked_by: Option<String>,
         rows_sent: u64,
         last_batch: Option<u64>,
         engine_stopped: bool,

@@ -331,9 +331,10 @@ impl Printer {
                         return Exit::Cancelled;
                     }
                     let reason = cancelled.reason.as_str();
-                    match &cancelled.message {
-                        Some(message) => complain(&format_args!("stopped by the server after {rows} rows: {message}")),
-                        None => complain(&format_args!("stopped by the server after {rows} rows: {reason}")),
+                    let message = cancelled.message.as_deref().unwrap_or(reason);
+                    complain(&format_args!("stopped by the server after {rows} rows: {message}"));
+                    if let Some(blocked_by) = cancelled.blocked_by {
+                        say(&format!("blocked by: {}", blocked_by.as_str()));
                     }
                     Exit::Failed
                 }

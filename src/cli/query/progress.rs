@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::client::ProgressMessage;
+use crate::client::{BlockedBy, ProgressMessage};
 
 /// How often the line is drawn while nothing else happens, so that its clock runs.
 const TICK: Duration = Duration::from_millis(100);
@@ -104,7 +104,20 @@ fn message(progress: &ProgressMessage) -> String {
     if let Some(eta_ms) = eta_ms {
         message.push_str(&format!(", {:#} left", HumanDuration(Duration::from_millis(eta_ms))));
     }
+    let blocked_by = progress.detail.as_ref().and_then(|detail| detail.blocked_by);
+    if let Some(blocked_by) = blocked_by {
+        message.push_str(&format!(", waiting for {}", awaited(blocked_by)));
+    }
     message
+}
+
+/// What a stream waits for whose client is this program: it acknowledges rows as it writes them.
+fn awaited(blocked_by: BlockedBy) -> &'static str {
+    match blocked_by {
+        BlockedBy::WindowBatches | BlockedBy::WindowBytes => "its output to be read",
+        BlockedBy::Connection => "the network",
+        BlockedBy::Memory => "the server's memory",
+    }
 }
 
 #[cfg(test)]
@@ -129,6 +142,11 @@ mod tests {
             ",\"percentage\":41.6,\"eta_ms\":90000,\"elapsed_ms\":1,\"phase\":\"streaming\",\"total_rows\":5,
               \"total_kind\":\"exact\",\"rows_sent\":1,\"bytes_sent\":1,\"queue_depth\":0",
             "42% 1,234,567 rows, 8,912/s, 2m left",
+        );
+        check(
+            ",\"percentage\":null,\"eta_ms\":null,\"elapsed_ms\":1,\"phase\":\"waiting_client\",\"total_rows\":null,
+              \"total_kind\":\"none\",\"rows_sent\":1,\"bytes_sent\":1,\"queue_depth\":0,\"blocked_by\":\"window_bytes\",\"hint\":\"x\"",
+            "1,234,567 rows, 8,912/s, waiting for its output to be read",
         );
     }
 }
