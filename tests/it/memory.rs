@@ -157,6 +157,18 @@ connection_held_bytes_max 4MiB, buffer_bytes 4MiB"
     assert!(most <= 128, "{most} MiB");
 }
 
+/// Also where the rows of an index are more than what may sort them at once.
+#[test]
+fn demo_data_is_written_in_what_sqlite_may_take() {
+    let folder = TempDir::new().unwrap();
+    let mut command = rowstream(&["serve", "--listen", "127.0.0.1:0", "--demo", "0.01"]);
+    command.args(["--sqlite-heap", "4MiB"]).env("TMPDIR", folder.path());
+    let served = Served::start(command, folder);
+    let mut client = Plain::connect_to(served.address(), &[]);
+    let counted = client.run("SELECT count(*) FROM lineitem", json!({"row_format": "array"}));
+    assert_eq!(counted.assert_completed().rows, [json!([60_175])]);
+}
+
 #[track_caller]
 fn check_refused(mib: u64, flags: &[&str], variables: &[(&str, &str)], says: &str) {
     for command in ["serve", "check-config"] {

@@ -140,11 +140,12 @@ pub(crate) fn prepare(scale: Scale, heap_bytes_max: u64) -> Result<PathBuf, Demo
     Ok(prepared.path)
 }
 
-/// SQLite's page cache while the data is written: half of what SQLite may take, up to the size beyond which it is no faster.
+/// SQLite's page cache while the data is written: a quarter of what SQLite may take, up to the size beyond which it is no faster. What sorts the
+/// rows of an index takes as much again, and twice that while it grows.
 fn cache_kib(heap_bytes_max: u64) -> u64 {
     match heap_bytes_max {
         0 => CACHE_KIB_MAX,
-        bytes_max => (bytes_max / 2 / 1024).min(CACHE_KIB_MAX),
+        bytes_max => (bytes_max / 4 / 1024).min(CACHE_KIB_MAX),
     }
 }
 
