@@ -1,5 +1,6 @@
 //! One running query: a prepared statement with its parameters bound, and the connection it has on loan.
 
+use super::declared::type_of;
 use super::error::{not_reading, while_filling, while_preparing, while_running};
 use super::ffi::{Database, Prepared, Statement};
 use super::pool::Loan;
@@ -182,37 +183,6 @@ fn schema_of(statement: &Statement) -> Schema {
         }
     });
     Schema::new(columns.collect())
-}
-
-/// What a declared type says. SQLite goes by fragments of the name (sqlite.org/datatype3.html section 3.1); the names it has
-/// no storage class for come first. A column declared DECIMAL holds doubles or integers, so it is called that.
-fn type_of(decltype: &str) -> ColumnType {
-    const FRAGMENTS: [(&str, ColumnType); 19] = [
-        ("BOOL", ColumnType::Boolean),
-        ("TIMESTAMPTZ", ColumnType::TimestampTz),
-        ("WITH TIME ZONE", ColumnType::TimestampTz),
-        ("TIMESTAMP", ColumnType::Timestamp),
-        ("DATETIME", ColumnType::Timestamp),
-        ("DATE", ColumnType::Date),
-        ("TIME", ColumnType::Time),
-        ("JSON", ColumnType::Json),
-        ("UUID", ColumnType::Uuid),
-        ("INT", ColumnType::Int64),
-        ("CHAR", ColumnType::Text),
-        ("CLOB", ColumnType::Text),
-        ("TEXT", ColumnType::Text),
-        ("BLOB", ColumnType::Blob),
-        ("REAL", ColumnType::Float64),
-        ("FLOA", ColumnType::Float64),
-        ("DOUB", ColumnType::Float64),
-        ("DEC", ColumnType::Float64),
-        ("NUM", ColumnType::Float64),
-    ];
-    let upper = decltype.to_ascii_uppercase();
-    FRAGMENTS
-        .iter()
-        .find(|(fragment, _)| upper.contains(fragment))
-        .map_or(ColumnType::Any, |(_, ty)| *ty)
 }
 
 /// What a query would give. A statement that does not read is refused as it is by a query.

@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod bombs_test;
 mod cursor;
+mod declared;
 mod error;
 mod estimate;
 #[cfg(test)]
