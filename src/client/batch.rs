@@ -12,8 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{DeserializeSeed, Deserializer as _, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::protocol::BatchMessage;
-use crate::rows::{RowFormat, Schema};
+use crate::protocol::{BatchMessage, CellType};
+use crate::rows::{ColumnType, RowFormat, Schema};
 
 /// A few rows of a result, in order.
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub struct Batch {
     rows: Vec<Span>,
     /// Where in `text` each cell is, row by row.
     cells: Vec<Span>,
+    /// In the order of their cells.
+    cell_types: Vec<CellType>,
 }
 
 /// A range of bytes; batches are smaller than 4 GiB.
@@ -41,6 +43,7 @@ impl Batch {
             text: message.rows,
             rows: Vec::new(),
             cells: Vec::new(),
+            cell_types: message.cell_types.unwrap_or_default(),
         };
         let text = batch.text.get();
         if u32::try_from(text.len()).is_err() {
@@ -69,7 +72,22 @@ impl Batch {
             ));
         }
         (batch.rows, batch.cells) = (found.rows, found.cells);
+        batch.check_cell_types()?;
         Ok(batch)
+    }
+
+    /// Marks are of cells that there are, each once and in order, so that they can be searched.
+    fn check_cell_types(&self) -> Result<(), String> {
+        let place = |mark: &CellType| (mark.row, mark.column);
+        let is_there =
+            |mark: &CellType| (mark.row as usize) < self.rows.len() && (mark.column as usize) < self.columns.len();
+        if self.cell_types.is_sorted_by(|one, next| place(one) < place(next)) && self.cell_types.iter().all(is_there) {
+            return Ok(());
+        }
+        Err(format!(
+            "batch {}: cell_types are not of its cells, in their order",
+            self.number
+        ))
     }
 
     /// 0-based position of the batch in its result.
@@ -102,6 +120,13 @@ impl Batch {
         self.rows.is_empty()
     }
 
+    /// The cells that are not what their column says, in order; empty unless the query asked for
+    /// [`cell_types`](super::QueryBuilder::cell_types).
+    #[must_use]
+    pub fn cell_types(&self) -> &[CellType] {
+        &self.cell_types
+    }
+
     /// The rows, in order.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> + DoubleEndedIterator {
         let n_columns = self.columns.len();
@@ -110,7 +135,19 @@ impl Batch {
             text: self.text.get(),
             row: *span,
             cells: &self.cells[idx * n_columns..][..n_columns],
+            cell_types: self.cell_types_of(idx),
         })
+    }
+}
+
+impl Batch {
+    /// The marks of one row.
+    fn cell_types_of(&self, row_idx: usize) -> &[CellType] {
+        let begins_at = |row_idx: usize| self.cell_types.partition_point(|mark| (mark.row as usize) < row_idx);
+        if self.cell_types.is_empty() {
+            return &[];
+        }
+        &self.cell_types[begins_at(row_idx)..begins_at(row_idx + 1)]
     }
 }
 
@@ -140,6 +177,7 @@ pub struct Row<'a> {
     text: &'a str,
     row: Span,
     cells: &'a [Span],
+    cell_types: &'a [CellType],
 }
 
 impl<'a> Row<'a> {
@@ -185,14 +223,37 @@ impl<'a> Row<'a> {
         }
     }
 
+    /// What a cell is, where it is not what its column says: `int64`, `float64`, `text`, `blob` or `boolean`. `None` for all others, and
+    /// for every cell unless the query asked for [`cell_types`](super::QueryBuilder::cell_types).
+    ///
+    /// # Errors
+    /// [`CellError::NoSuchColumn`].
+    pub fn cell_type(&self, column: impl ColumnRef) -> Result<Option<ColumnType>, CellError> {
+        let idx = column
+            .find(self.columns)
+            .ok_or_else(|| CellError::NoSuchColumn(column.describe()))?;
+        let mark = self.cell_types.iter().find(|mark| mark.column as usize == idx);
+        Ok(mark.map(|mark| mark.ty))
+    }
+
     /// One cell's value, by position or by label: `i64`, `f64`, `bool`, `String`, `Cow<str>`, `Vec<u8>`, or an `Option` of
-    /// one of them for cells that can be NULL.
+    /// one of them for cells that can be NULL. Where a cell's [type](Self::cell_type) is told, only what is of that type can be had.
     ///
     /// # Errors
     /// [`CellError`], when there is no such column or its cell holds something else.
     pub fn get<T: FromCell<'a>>(&self, column: impl ColumnRef) -> Result<T, CellError> {
         let json = self.json(&column)?;
-        T::from_cell(json).ok_or_else(|| match json {
+        let ty = if self.cell_types.is_empty() {
+            None
+        } else {
+            self.cell_type(&column)?
+        };
+        let value = if ty.is_none_or(T::is_of) {
+            T::from_cell(json)
+        } else {
+            None
+        };
+        value.ok_or_else(|| match json {
             "null" => CellError::Null(column.describe()),
             _ => CellError::Type {
                 column: column.describe(),
@@ -254,8 +315,9 @@ impl ColumnRef for usize {
         (*self < columns.len()).then_some(*self)
     }
 
+    /// Counted from 1, as people do.
     fn describe(&self) -> String {
-        self.to_string()
+        self.saturating_add(1).to_string()
     }
 }
 
@@ -286,6 +348,13 @@ pub trait FromCell<'a>: Sized {
 
     /// The value that a cell's JSON stands for, if it is of this type.
     fn from_cell(json: &'a str) -> Option<Self>;
+
+    /// Whether it can be the value of a cell that is marked to be of this type. Defaults to true.
+    #[must_use]
+    fn is_of(ty: ColumnType) -> bool {
+        let _ = ty;
+        true
+    }
 }
 
 impl FromCell<'_> for i64 {
@@ -294,6 +363,10 @@ impl FromCell<'_> for i64 {
     fn from_cell(json: &str) -> Option<Self> {
         // In quotes where the query asked for integers as strings.
         unquoted(json).unwrap_or(json).parse().ok()
+    }
+
+    fn is_of(ty: ColumnType) -> bool {
+        ty == ColumnType::Int64
     }
 }
 
@@ -308,6 +381,10 @@ impl FromCell<'_> for f64 {
             Some(_) => None,
             None => json.parse().ok(),
         }
+    }
+
+    fn is_of(ty: ColumnType) -> bool {
+        matches!(ty, ColumnType::Float64 | ColumnType::Int64)
     }
 }
 
@@ -334,6 +411,10 @@ impl<'a> FromCell<'a> for Cow<'a, str> {
             Some(Cow::Borrowed(inner))
         }
     }
+
+    fn is_of(ty: ColumnType) -> bool {
+        ty == ColumnType::Text
+    }
 }
 
 impl FromCell<'_> for String {
@@ -341,6 +422,10 @@ impl FromCell<'_> for String {
 
     fn from_cell(json: &str) -> Option<Self> {
         Cow::from_cell(json).map(Cow::into_owned)
+    }
+
+    fn is_of(ty: ColumnType) -> bool {
+        ty == ColumnType::Text
     }
 }
 
@@ -350,6 +435,10 @@ impl FromCell<'_> for Vec<u8> {
 
     fn from_cell(json: &str) -> Option<Self> {
         STANDARD.decode(unquoted(json)?).ok()
+    }
+
+    fn is_of(ty: ColumnType) -> bool {
+        ty == ColumnType::Blob
     }
 }
 
@@ -361,6 +450,10 @@ impl<'a, T: FromCell<'a>> FromCell<'a> for Option<T> {
             "null" => Some(None),
             json => T::from_cell(json).map(Some),
         }
+    }
+
+    fn is_of(ty: ColumnType) -> bool {
+        T::is_of(ty)
     }
 }
 
@@ -431,7 +524,7 @@ impl<'a> Visitor<'a> for RowsSeed<'a> {
                 RowFormat::Array => json.deserialize_seq(seed),
                 RowFormat::Object => json.deserialize_map(seed),
             };
-            found.map_err(|error| A::Error::custom(format!("row {}: {error}", self.finder.rows.len() - 1)))?;
+            found.map_err(|error| A::Error::custom(format!("row {} of the batch: {error}", self.finder.rows.len())))?;
         }
         Ok(self.finder)
     }
@@ -512,6 +605,7 @@ impl Batch {
                 row_count,
                 row_offset,
                 checksum: None,
+                cell_types: None,
                 replay: false,
             };
             row_offset += row_count;
@@ -543,6 +637,7 @@ mod tests {
             row_count,
             row_offset: 300,
             checksum: None,
+            cell_types: None,
             replay: false,
         };
         Batch::new(message, &Arc::new(Schema::new(columns)), row_format)
@@ -583,7 +678,7 @@ mod tests {
     #[test]
     fn batches_of_another_shape_are_refused() {
         check_refused(RowFormat::Array, 1, "{}", "array of rows");
-        check_refused(RowFormat::Array, 1, "[[1,2],[3]]", "row 1");
+        check_refused(RowFormat::Array, 1, "[[1,2],[3]]", "row 2 of the batch");
         check_refused(RowFormat::Array, 1, "[[1,2,3]]", "3");
         check_refused(RowFormat::Array, 1, r#"[{"a":1,"b":2}]"#, "array of 2 cells");
         check_refused(RowFormat::Array, u64::MAX, "[[1,2]]", "has 1");
@@ -643,7 +738,8 @@ mod tests {
         .unwrap();
         let row = batch.rows().next().unwrap();
         let says = |error: CellError| error.to_string();
-        assert_eq!(says(row.get::<i64>(2).unwrap_err()), "the result has no column 2");
+        assert_eq!(says(row.get::<i64>(2).unwrap_err()), "the result has no column 3");
+        assert_eq!(says(row.get::<i64>(1).unwrap_err()), "column 2 is NULL");
         assert_eq!(says(row.get::<i64>("x").unwrap_err()), "the result has no column \"x\"");
         assert_eq!(says(row.get::<i64>("b").unwrap_err()), "column \"b\" is NULL");
         assert_eq!(

@@ -41,7 +41,7 @@ pub use stream::{ArrowBatch, Canceller, Event, Outcome, QueryStream};
 use crate::auth::Secret;
 use crate::id::StreamId;
 pub use crate::protocol::{
-    BlockedBy, CancelledMessage, CompletedMessage, Compression, DataFormat, DescriptionMessage, ErrorMessage,
+    BlockedBy, CancelledMessage, CellType, CompletedMessage, Compression, DataFormat, DescriptionMessage, ErrorMessage,
     GoawayMessage, LimitsMessage, ListMessage, ParameterMessage, ProgressDetail, ProgressMessage, QueuedMessage,
     RateMessage, StartedMessage, StatusMessage, StreamState, WelcomeMessage,
 };

@@ -10,7 +10,7 @@ use super::stream::Consumption;
 use super::{ClientError, QueryStream};
 use crate::clock::millis;
 use crate::protocol::{Compression, DataFormat, StreamQuery, TraceParent, WindowRequest};
-use crate::rows::{Int64Encoding, Params, RowFormat, Value};
+use crate::rows::{ArrowMixed, Int64Encoding, Params, RowFormat, TextErrors, Value};
 
 /// Describes a query; [`start`](Self::start) sends it. What is not set is left to the server.
 #[derive(Debug)]
@@ -105,6 +105,27 @@ impl<'c> QueryBuilder<'c> {
     /// How integers travel. Defaults to exact digits as numbers; it makes no difference to [`Row::get`](super::Row::get).
     pub fn int64(mut self, int64: Int64Encoding) -> Self {
         self.query.int64 = int64;
+        self
+    }
+
+    /// What becomes of a text that is not UTF-8. Defaults to [`TextErrors::Fail`]: the query ends with an error that names the cell. A text
+    /// that comes as a [blob](TextErrors::Blob) is told from others by [`cell_types`](Self::cell_types).
+    pub fn text_errors(mut self, text_errors: TextErrors) -> Self {
+        self.query.text_errors = text_errors;
+        self
+    }
+
+    /// What becomes of a column whose cells have no Arrow type in common. Defaults to [`ArrowMixed::Fail`]. With [`ArrowMixed::Text`] every
+    /// column is text, or binary where blobs are declared, and every result can be had as [Arrow](Self::arrow).
+    pub fn arrow_mixed(mut self, mixed: ArrowMixed) -> Self {
+        self.query.arrow_mixed = mixed;
+        self
+    }
+
+    /// Whether batches say which cells are not what their column says, such as a blob in a column of text:
+    /// [`Row::cell_type`](super::Row::cell_type), [`Batch::cell_types`](super::Batch::cell_types). Defaults to false.
+    pub fn cell_types(mut self, are_wanted: bool) -> Self {
+        self.query.cell_types = are_wanted;
         self
     }
 

@@ -12,8 +12,8 @@ use super::link::{Heard, Inbox, Link};
 use super::{Batch, ClientError};
 use crate::error::CancelReason;
 use crate::protocol::{
-    CancelledMessage, CompletedMessage, ProgressMessage, QueuedMessage, RowsDigest, ServerMessage, StartedMessage,
-    WindowRequest,
+    CancelledMessage, CellType, CompletedMessage, ProgressMessage, QueuedMessage, RowsDigest, ServerMessage,
+    StartedMessage, WindowRequest,
 };
 use crate::rows::{RowFormat, Schema};
 
@@ -51,6 +51,9 @@ pub struct ArrowBatch {
     pub rows: u64,
     /// The piece.
     pub payload: Vec<u8>,
+    /// The cells that are not what their field's type says, such as a number in a field that is text; empty unless the query asked for
+    /// [`cell_types`](super::QueryBuilder::cell_types).
+    pub cell_types: Vec<CellType>,
 }
 
 /// How a query ended.
@@ -90,6 +93,14 @@ pub struct QueryStream {
 /// What surrounds the rows of a batch message, at the most: the server counts whole messages, and to count too few would leave
 /// its window shut.
 const ENVELOPE_BYTES_MAX: u64 = 512;
+
+/// A mark with its comma, at the most.
+const MARK_BYTES_MAX: u64 = 34;
+
+/// What the marks of a batch take of its message, at the most.
+fn marks_bytes(marks: Option<&[CellType]>) -> u64 {
+    marks.map_or(0, |marks| marks.len() as u64 * MARK_BYTES_MAX)
+}
 
 /// What the program has taken and the server does not know of yet.
 #[derive(Debug)]
@@ -296,7 +307,8 @@ impl QueryStream {
                 if let Some(digest) = &mut self.digest {
                     digest.add_rows(message.rows.get().as_bytes());
                 }
-                self.consumption.in_hand = Some(message.rows.get().len() as u64 + ENVELOPE_BYTES_MAX);
+                let marks = marks_bytes(message.cell_types.as_deref());
+                self.consumption.in_hand = Some(message.rows.get().len() as u64 + marks + ENVELOPE_BYTES_MAX);
                 let batch = Batch::new(message, columns, self.row_format).map_err(ClientError::Protocol)?;
                 self.n_batches += 1;
                 self.n_rows += batch.len() as u64;
@@ -307,7 +319,8 @@ impl QueryStream {
                 if let Some(digest) = &mut self.digest {
                     digest.add_bytes(&message.payload);
                 }
-                self.consumption.in_hand = Some(message.payload.len() as u64 + ENVELOPE_BYTES_MAX);
+                let marks = marks_bytes(message.cell_types.as_deref());
+                self.consumption.in_hand = Some(message.payload.len() as u64 + marks + ENVELOPE_BYTES_MAX);
                 self.n_batches += 1;
                 self.n_rows += message.row_count;
                 Ok(Some(Event::ArrowBatch(ArrowBatch {
@@ -315,6 +328,7 @@ impl QueryStream {
                     row_offset: message.row_offset,
                     rows: message.row_count,
                     payload: message.payload,
+                    cell_types: message.cell_types.unwrap_or_default(),
                 })))
             }
             ServerMessage::QueryProgress(progress) => {
@@ -365,7 +379,7 @@ impl QueryStream {
             return Ok(());
         }
         Err(violation(format!(
-            "batch {batch_number} from row {row_offset} on where batch {} from row {} on was due",
+            "batch_number {batch_number} with row_offset {row_offset}, expected {} with {}",
             self.n_batches, self.n_rows
         )))
     }

@@ -651,11 +651,13 @@ fn a_batch_that_was_changed_on_its_way_is_not_delivered() {
 
 #[test]
 fn a_server_that_breaks_the_protocol_is_not_believed() {
-    check_violation("batch 1 from row 0 on where batch 0", |server, id| {
+    check_violation("batch_number 1 with row_offset 0, expected 0 with 0", |server, id| {
         server.say(&batch(id, 1, 0, &json!([])));
     });
-    check_violation("from row 5 on", |server, id| server.say(&batch(id, 0, 5, &json!([]))));
-    check_violation("row 0", |server, id| server.say(&batch(id, 0, 0, &json!([[1, 2]]))));
+    check_violation("row_offset 5", |server, id| server.say(&batch(id, 0, 5, &json!([]))));
+    check_violation("row 1 of the batch", |server, id| {
+        server.say(&batch(id, 0, 0, &json!([[1, 2]])))
+    });
     check_violation("2 rows in 1 batches, and 1 in 1 came", |server, id| {
         server.say_batch(id, 0);
         server.say(&completed(id, 2, 1));

@@ -25,8 +25,9 @@ const LISTED_MAX: usize = 256;
 const LISTED_QUERY_BYTES_MAX: usize = 128 * 1024;
 
 /// What a server that speaks this protocol can do beyond the fixed messages.
-const CAPABILITIES: [&str; 9] = [
+const CAPABILITIES: [&str; 11] = [
     "ack",
+    "cell_types",
     "checksum",
     "describe_query",
     "list_queries",
@@ -34,6 +35,7 @@ const CAPABILITIES: [&str; 9] = [
     "priority",
     "query_status",
     "resume_query",
+    "text_errors",
     "typed_params",
 ];
 
@@ -50,7 +52,7 @@ pub(super) fn welcome(context: &ConnectionContext, rights: &Rights, request_id: 
     let config = scheduler.config();
     let mut capabilities: Vec<String> = CAPABILITIES.map(str::to_owned).into();
     if cfg!(feature = "arrow") {
-        capabilities.push("format:arrow".to_owned());
+        capabilities.extend(["arrow_mixed", "format:arrow"].map(str::to_owned));
     }
     let codecs = Compression::OFFERED.iter();
     capabilities.extend(codecs.map(|codec| format!("compression:{}", codec.as_str())));

@@ -9,7 +9,7 @@ use super::allocated::{self, peak_of};
 use crate::client::Batch;
 use crate::id::{RequestId, StreamId};
 use crate::protocol::{
-    BatchHeader, BatchMessage, BinaryEnvelope, Compression, DataFormat, ServerMessage, decode_binary_message,
+    BatchHeader, BatchMessage, BinaryEnvelope, CellType, Compression, DataFormat, ServerMessage, decode_binary_message,
     replayed_binary,
 };
 use crate::rows::{Column, ColumnType, RowFormat, Schema};
@@ -40,6 +40,7 @@ pub(super) fn check(bytes: &[u8]) {
                 has_more: batch.has_more,
                 encoding: DataFormat::Arrow,
                 payload: batch.payload,
+                cell_types: batch.cell_types,
             });
         }
         Ok(Some(other)) => panic!("no other message is binary: {other:?}"),
@@ -58,6 +59,7 @@ struct Parts {
     has_more: bool,
     encoding: DataFormat,
     payload: Vec<u8>,
+    cell_types: Option<Vec<CellType>>,
 }
 
 fn parts_of_json(batch: &BatchMessage) -> Parts {
@@ -69,6 +71,7 @@ fn parts_of_json(batch: &BatchMessage) -> Parts {
         has_more: batch.has_more,
         encoding: DataFormat::Json,
         payload: batch.rows.get().as_bytes().to_vec(),
+        cell_types: batch.cell_types.clone(),
     }
 }
 
@@ -83,7 +86,11 @@ fn check_round_trip(parts: &Parts) {
     if checksum.map(|number| format!("{number:08x}")) != parts.checksum {
         return;
     }
-    let envelope = BinaryEnvelope::new(parts.stream_id, parts.request_id.as_ref());
+    let cell_types = parts
+        .cell_types
+        .as_ref()
+        .map(|marks| serde_json::to_vec(marks).unwrap());
+    let envelope = BinaryEnvelope::new(parts.stream_id, parts.request_id.as_ref(), cell_types.is_some());
     let mut written = Vec::new();
     envelope.open(&mut written);
     written.extend_from_slice(&parts.payload);
@@ -96,8 +103,10 @@ fn check_round_trip(parts: &Parts) {
         encoding: parts.encoding,
         compression: Compression::None,
         uncompressed_bytes: parts.payload.len(),
+        cell_types_bytes: cell_types.as_ref().map(Vec::len),
     };
     envelope.close(&header, &mut written);
+    written.extend(cell_types.unwrap_or_default());
     for (message, is_replay) in [(&written, false), (&replayed_binary(&written), true)] {
         let again = match decode_binary_message(message, parts.payload.len()) {
             Ok(Some(ServerMessage::QueryBatch(batch))) => {
@@ -114,6 +123,7 @@ fn check_round_trip(parts: &Parts) {
                     has_more: batch.has_more,
                     encoding: DataFormat::Arrow,
                     payload: batch.payload,
+                    cell_types: batch.cell_types,
                 }
             }
             other => panic!("{other:?}"),
@@ -129,8 +139,9 @@ fn check_rows(batch: &BatchMessage) {
     let columns = Arc::new(Schema::new(columns.to_vec()));
     for row_format in [RowFormat::Array, RowFormat::Object] {
         let (found, peak) = peak_of(|| Batch::new(batch.clone(), &columns, row_format));
-        // Places of rows and cells, 8 bytes each, as many as half of the bytes may be, and the text.
-        allocated::check(peak, 16 * 1024 + 24 * text.len());
+        // Places of rows and cells, 8 bytes each, as many as half of the bytes may be, the text, and marks.
+        let n_marks = batch.cell_types.as_ref().map_or(0, Vec::len);
+        allocated::check(peak, 16 * 1024 + 24 * text.len() + size_of::<CellType>() * n_marks);
         let Ok(found) = found else { continue };
         let expected = cells_of(text, row_format);
         assert_eq!(found.len(), expected.len());

@@ -189,6 +189,7 @@ fn check_client(text: &str, rows: &[Vec<Value>], columns: &Arc<Schema>, row_form
         row_count: rows.len() as u64,
         row_offset: 0,
         checksum: None,
+        cell_types: None,
         replay: false,
     };
     let batch = Batch::new(message, columns, row_format).unwrap();

@@ -1,4 +1,4 @@
-//! Binary messages: `u32 big-endian header length | UTF-8 JSON header | payload`.
+//! Binary messages: `u32 big-endian header length | UTF-8 JSON header | payload | cell types, where they were asked for`.
 //!
 //! The header is written in front of a payload that is there already: its place is kept free, and what it does not need is filled
 //! with spaces, which JSON allows behind a value. Must not know streams or connections.
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::compress::{Compression, decompress};
 use super::encode::{push_batch_fields, push_batch_head};
-use super::message::{ArrowBatchMessage, BatchMessage, DataFormat, ServerMessage};
+use super::message::{ArrowBatchMessage, BatchMessage, CellType, DataFormat, ServerMessage};
 use super::strict::from_str;
 use crate::id::{RequestId, StreamId};
 
@@ -25,6 +25,9 @@ const FIELDS_BYTES_MAX: usize = 288;
 /// Where a payload begins in its message, as a multiple: Arrow's readers like their buffers aligned.
 const ALIGNMENT: usize = 8;
 
+/// The same for what a batch with cell types says besides.
+const CELL_TYPES_BYTES_MAX: usize = 48;
+
 const REPLAY: &[u8] = b",\"replay\":true}";
 
 /// What the header of a batch says beside the stream's names.
@@ -39,6 +42,8 @@ pub(crate) struct BatchHeader {
     pub(crate) compression: Compression,
     /// Of the payload before it was compressed.
     pub(crate) uncompressed_bytes: usize,
+    /// Of the cell types behind the payload, where they were asked for.
+    pub(crate) cell_types_bytes: Option<usize>,
 }
 
 /// What surrounds the payloads of one stream's binary batches.
@@ -51,10 +56,11 @@ pub(crate) struct BinaryEnvelope {
 }
 
 impl BinaryEnvelope {
-    pub(crate) fn new(stream_id: StreamId, request_id: Option<&RequestId>) -> Self {
+    pub(crate) fn new(stream_id: StreamId, request_id: Option<&RequestId>, has_cell_types: bool) -> Self {
         let head = push_batch_head(stream_id, request_id);
+        let fields = FIELDS_BYTES_MAX + if has_cell_types { CELL_TYPES_BYTES_MAX } else { 0 };
         Self {
-            room: (LENGTH_BYTES + head.len() + FIELDS_BYTES_MAX).next_multiple_of(ALIGNMENT),
+            room: (LENGTH_BYTES + head.len() + fields).next_multiple_of(ALIGNMENT),
             head,
         }
     }
@@ -120,6 +126,17 @@ fn split(message: &[u8]) -> Result<(&[u8], &[u8]), BinaryError> {
         .ok_or_else(|| BinaryError(format!("a header of {length} bytes in a message of {}", message.len())))
 }
 
+/// Takes the cell types off a payload that they stand behind.
+fn split_behind(payload: &[u8], bytes: usize) -> Result<(&[u8], &[u8]), BinaryError> {
+    let at = payload.len().checked_sub(bytes).ok_or_else(|| {
+        BinaryError(format!(
+            "cell types of {bytes} bytes behind a payload, with which they have {}",
+            payload.len()
+        ))
+    })?;
+    Ok(payload.split_at(at))
+}
+
 /// Reads one binary message of a server; its payload comes out uncompressed and has `payload_bytes_max` bytes at the most. `Ok(None)`
 /// for a type that this version does not know.
 ///
@@ -150,6 +167,8 @@ pub(crate) fn decode_binary_message(
         encoding: DataFormat,
         compression: Compression,
         uncompressed_bytes: usize,
+        #[serde(default)]
+        cell_types_bytes: Option<usize>,
     }
     let wrong = |part: &str, error: &dyn fmt::Display| BinaryError(format!("{part}: {error}"));
     let (header, payload) = split(message)?;
@@ -170,12 +189,22 @@ pub(crate) fn decode_binary_message(
         encoding,
         compression,
         uncompressed_bytes,
+        cell_types_bytes,
     } = from_str(header).map_err(|error| wrong("its header", &error))?;
     if uncompressed_bytes > payload_bytes_max {
         return Err(BinaryError(format!(
             "a payload of {uncompressed_bytes} bytes, the most is {payload_bytes_max}"
         )));
     }
+    let (payload, cell_types) = match cell_types_bytes {
+        None => (payload, None),
+        Some(bytes) => {
+            let (payload, cell_types) = split_behind(payload, bytes)?;
+            let cell_types = std::str::from_utf8(cell_types).map_err(|error| wrong("its cell types", &error))?;
+            let cell_types: Vec<CellType> = from_str(cell_types).map_err(|error| wrong("its cell types", &error))?;
+            (payload, Some(cell_types))
+        }
+    };
     let payload =
         decompress(compression, payload, uncompressed_bytes).map_err(|error| BinaryError(error.to_string()))?;
     Ok(Some(match encoding {
@@ -191,6 +220,7 @@ pub(crate) fn decode_binary_message(
                 row_count,
                 row_offset,
                 checksum,
+                cell_types,
                 replay,
             })
         }
@@ -203,6 +233,7 @@ pub(crate) fn decode_binary_message(
             row_count,
             row_offset,
             checksum,
+            cell_types,
             replay,
         }),
     }))
@@ -216,6 +247,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::compress::Compressor;
+    use crate::rows::ColumnType;
 
     const LONGEST: BatchHeader = BatchHeader {
         batch_number: u64::MAX,
@@ -226,10 +258,11 @@ mod tests {
         encoding: DataFormat::Arrow,
         compression: Compression::DeflateRaw,
         uncompressed_bytes: usize::MAX,
+        cell_types_bytes: None,
     };
 
     fn message(request_id: Option<&RequestId>, header: &BatchHeader, payload: &[u8]) -> Vec<u8> {
-        let envelope = BinaryEnvelope::new(StreamId::random(), request_id);
+        let envelope = BinaryEnvelope::new(StreamId::random(), request_id, header.cell_types_bytes.is_some());
         let mut message = Vec::new();
         envelope.open(&mut message);
         assert_eq!(message.len(), envelope.room);
@@ -241,13 +274,19 @@ mod tests {
     #[test]
     fn the_longest_header_has_room_for_a_replay() {
         let request_id = RequestId::from("\u{1}".repeat(64).as_str());
-        let message = replayed_binary(&message(Some(&request_id), &LONGEST, b"payload"));
-        let (header, payload) = split(&message).unwrap();
-        assert_eq!(payload, b"payload");
-        assert_eq!((LENGTH_BYTES + header.len()) % ALIGNMENT, 0);
-        let header: serde_json::Value = serde_json::from_slice(header).unwrap();
-        assert_eq!(header["replay"], true);
-        assert_eq!(header["uncompressed_bytes"], u64::MAX);
+        for cell_types_bytes in [None, Some(usize::MAX)] {
+            let longest = BatchHeader {
+                cell_types_bytes,
+                ..LONGEST
+            };
+            let message = replayed_binary(&message(Some(&request_id), &longest, b"payload"));
+            let (header, payload) = split(&message).unwrap();
+            assert_eq!(payload, b"payload");
+            assert_eq!((LENGTH_BYTES + header.len()) % ALIGNMENT, 0);
+            let header: serde_json::Value = serde_json::from_slice(header).unwrap();
+            assert_eq!(header["replay"], true);
+            assert_eq!(header["uncompressed_bytes"], u64::MAX);
+        }
     }
 
     #[test]
@@ -267,6 +306,7 @@ mod tests {
                 encoding: DataFormat::Json,
                 compression: *compression,
                 uncompressed_bytes: rows.len(),
+                cell_types_bytes: None,
             };
             let plain = message(None, &header, &payload);
             for (message, is_replay) in [(&plain, false), (&replayed_binary(&plain), true)] {
@@ -325,6 +365,33 @@ mod tests {
         check(&message(None, &header, b"[ ]"), "another length");
     }
 
+    #[test]
+    fn cell_types_stand_behind_the_payload() {
+        let cell_types = r#"[[0,1,"blob"],[7,0,"float64"]]"#;
+        let header = |cell_types_bytes| BatchHeader {
+            encoding: DataFormat::Json,
+            compression: Compression::None,
+            uncompressed_bytes: 3,
+            cell_types_bytes: Some(cell_types_bytes),
+            ..LONGEST
+        };
+        let read = |cell_types_bytes, behind: &str| {
+            let mut message = message(None, &header(cell_types_bytes), b"[1]");
+            message.extend_from_slice(behind.as_bytes());
+            decode_binary_message(&message, 3)
+        };
+        let Some(ServerMessage::QueryBatch(batch)) = read(cell_types.len(), cell_types).unwrap() else {
+            panic!("not a batch")
+        };
+        assert_eq!(batch.rows.get(), "[1]");
+        let expected = [(0, 1, ColumnType::Blob), (7, 0, ColumnType::Float64)].map(CellType::from);
+        assert_eq!(batch.cell_types, Some(expected.to_vec()));
+        let refused = |bytes, behind| read(bytes, behind).unwrap_err().to_string();
+        assert!(refused(100, "[]").contains("cell types of 100 bytes"));
+        assert!(refused(2, "[}").contains("its cell types"));
+        assert!(refused(8, r#"[[0,"x"]]"#).contains("its cell types"));
+    }
+
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Vectors {
@@ -342,6 +409,7 @@ mod tests {
         header: Option<serde_json::Value>,
         payload_text: Option<String>,
         payload_hex: Option<String>,
+        cell_types: Option<Vec<CellType>>,
         refused: Option<String>,
         #[serde(default)]
         ignored: bool,
@@ -359,16 +427,17 @@ mod tests {
 
         /// Checks what was read; says what is wrong with it.
         fn check(&self, message: &[u8], decoded: Result<Option<ServerMessage>, BinaryError>) -> Result<(), String> {
-            let (header, payload) = match decoded {
+            let (header, payload, cell_types) = match decoded {
                 Err(error) => {
                     let class = class_of(&error);
                     let is_expected = self.refused.as_deref() == Some(class);
                     return is_expected.then_some(()).ok_or(format!("{class}: {error}"));
                 }
                 Ok(None) => return self.ignored.then_some(()).ok_or("passed over".to_owned()),
-                Ok(Some(ServerMessage::QueryBatch(batch))) => {
+                Ok(Some(ServerMessage::QueryBatch(mut batch))) => {
                     let rows = batch.rows.get().as_bytes().to_vec();
-                    (serde_json::to_value(&batch).unwrap(), rows)
+                    let cell_types = batch.cell_types.take();
+                    (serde_json::to_value(&batch).unwrap(), rows, cell_types)
                 }
                 Ok(Some(ServerMessage::ArrowBatch(batch))) => {
                     let mut header = serde_json::json!({"stream_id": batch.stream_id, "batch_number": batch.batch_number,
@@ -376,7 +445,7 @@ mod tests {
                     if batch.replay {
                         header["replay"] = true.into();
                     }
-                    (header, batch.payload)
+                    (header, batch.payload, batch.cell_types)
                 }
                 Ok(Some(other)) => return Err(format!("{other:?}")),
             };
@@ -387,6 +456,9 @@ mod tests {
                 if field != "rows" && expected[field] != *value {
                     return Err(format!("{field} is {value}"));
                 }
+            }
+            if cell_types != self.cell_types {
+                return Err(format!("the cell types are {cell_types:?}"));
             }
             let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
             let is_expected = match (&self.payload_text, &self.payload_hex) {
@@ -418,6 +490,10 @@ mod tests {
             "payload_corrupt"
         } else if text.starts_with("its header") {
             "header_invalid"
+        } else if text.starts_with("cell types of") {
+            "cell_types_beyond_message"
+        } else if text.starts_with("its cell types") {
+            "cell_types_invalid"
         } else if text.starts_with("its rows") {
             "payload_invalid"
         } else {

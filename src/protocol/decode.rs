@@ -133,6 +133,9 @@ fn stream_query(
         weight: positive(object, "weight")?.map(|weight| saturated(weight, u16::MAX)),
         checksum: field(object, "checksum")?.unwrap_or_default(),
         traceparent: field::<String>(object, "traceparent")?.and_then(|text| TraceParent::parse(&text)),
+        text_errors: field(object, "text_errors")?.unwrap_or_default(),
+        arrow_mixed: field(object, "arrow_mixed")?.unwrap_or_default(),
+        cell_types: field(object, "cell_types")?.unwrap_or_default(),
     })))
 }
 
@@ -288,7 +291,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::WindowRequest;
-    use crate::rows::{Int64Encoding, RowFormat, Value};
+    use crate::rows::{ArrowMixed, Int64Encoding, RowFormat, TextErrors, Value};
 
     #[track_caller]
     fn query(text: &str) -> StreamQuery {
@@ -320,6 +323,7 @@ mod tests {
                 "row_format":"array","int64":"safe","progress_interval_ms":0,"max_batch_bytes":1,"max_rows":2,
                 "max_bytes":3,"timeout_ms":4,"format":"json","compression":["br","gzip","none"],"batch_size":null,"colour":"blue","window":{"batches":1},
                 "resumable":true,"priority":7,"weight":256,"checksum":true,
+                "text_errors":"blob","arrow_mixed":"text","cell_types":true,
                 "traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}"#,
         );
         let expected = StreamQuery {
@@ -346,6 +350,9 @@ mod tests {
             weight: Some(256),
             checksum: true,
             traceparent: TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+            text_errors: TextErrors::Blob,
+            arrow_mixed: ArrowMixed::Text,
+            cell_types: true,
         };
         assert_eq!(full, expected);
         let untraced = query(r#"{"type":"stream_query","query":"q","traceparent":"\u001b[2J"}"#);
@@ -381,6 +388,15 @@ mod tests {
             "batch_size",
         );
         check_refused(r#"{"type":"stream_query","query":"","int64":"x"}"#, BadMessage, "int64");
+        for (field, value) in [
+            ("text_errors", r#""lossy""#),
+            ("text_errors", "true"),
+            ("arrow_mixed", r#""union""#),
+            ("cell_types", r#""yes""#),
+        ] {
+            let text = format!(r#"{{"type":"stream_query","query":"","{field}":{value}}}"#);
+            check_refused(&text, BadMessage, field);
+        }
         check_refused(r#"{"type":"stream_query","query":"","params":1}"#, BadMessage, "params");
         check_refused(
             r#"{"type":"stream_query","query":"","traceparent":1}"#,

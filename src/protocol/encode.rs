@@ -16,7 +16,7 @@ use super::request::{
 };
 use super::trace::TraceParent;
 use crate::id::{RequestId, ResumeToken, StreamId};
-use crate::rows::{Int64Encoding, Params, RowFormat, Value};
+use crate::rows::{ArrowMixed, Int64Encoding, Params, RowFormat, TextErrors, Value, non_finite};
 
 /// Appends `message` as JSON to `out`.
 pub(crate) fn encode_message(message: &ServerMessage, out: &mut Vec<u8>) {
@@ -172,6 +172,12 @@ struct WireQuery<'a> {
     checksum: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_default")]
+    text_errors: TextErrors,
+    #[serde(skip_serializing_if = "is_default")]
+    arrow_mixed: ArrowMixed,
+    #[serde(skip_serializing_if = "is_default")]
+    cell_types: bool,
 }
 
 impl<'a> From<&'a ClientMessage> for WireMessage<'a> {
@@ -262,6 +268,9 @@ impl<'a> From<&'a StreamQuery> for WireQuery<'a> {
             weight,
             checksum,
             traceparent,
+            text_errors,
+            arrow_mixed,
+            cell_types,
         } = query;
         Self {
             query,
@@ -284,6 +293,9 @@ impl<'a> From<&'a StreamQuery> for WireQuery<'a> {
             weight: *weight,
             checksum: *checksum,
             traceparent: traceparent.as_ref().map(TraceParent::as_str),
+            text_errors: *text_errors,
+            arrow_mixed: *arrow_mixed,
+            cell_types: *cell_types,
         }
     }
 }
@@ -336,17 +348,6 @@ fn typed<S: Serializer>(serializer: S, ty: &str, value: &str) -> Result<S::Ok, S
     object.end()
 }
 
-/// What stands for a double that JSON has no number for.
-const fn non_finite(value: f64) -> &'static str {
-    if value.is_nan() {
-        "NaN"
-    } else if value > 0.0 {
-        "Infinity"
-    } else {
-        "-Infinity"
-    }
-}
-
 /// What surrounds the rows of one stream's batches: everything but the numbers is encoded once per stream.
 #[derive(Debug)]
 pub(crate) struct BatchEnvelope {
@@ -369,6 +370,9 @@ pub(super) fn push_batch_head(stream_id: StreamId, request_id: Option<&RequestId
 pub(super) fn push_batch_fields(header: &BatchHeader, out: &mut Vec<u8>) {
     push_u64(header.batch_number, out);
     push_counts(header.row_count, header.row_offset, header.checksum, out);
+    if let Some(bytes) = header.cell_types_bytes {
+        write!(out, ",\"cell_types_bytes\":{bytes}").expect("a Vec takes every byte");
+    }
     let encoding = match header.encoding {
         DataFormat::Json => "json",
         DataFormat::Arrow => "arrow",
@@ -412,8 +416,20 @@ impl BatchEnvelope {
     }
 
     /// Ends a batch message behind its rows and their closing bracket.
-    pub(crate) fn close(row_count: u32, row_offset: u64, checksum: Option<u32>, has_more: bool, out: &mut Vec<u8>) {
+    /// `cell_types` is a JSON array.
+    pub(crate) fn close(
+        row_count: u32,
+        row_offset: u64,
+        checksum: Option<u32>,
+        cell_types: Option<&[u8]>,
+        has_more: bool,
+        out: &mut Vec<u8>,
+    ) {
         push_counts(row_count, row_offset, checksum, out);
+        if let Some(cell_types) = cell_types {
+            out.extend_from_slice(b",\"cell_types\":");
+            out.extend_from_slice(cell_types);
+        }
         write!(out, ",\"has_more\":{has_more}}}").expect("a Vec takes every byte");
     }
 }
@@ -503,6 +519,9 @@ mod tests {
             weight: Some(1),
             checksum: true,
             traceparent: TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+            text_errors: TextErrors::Replace,
+            arrow_mixed: ArrowMixed::Text,
+            cell_types: true,
         })));
         for target in [
             StreamRef::Stream(Ok(StreamId::random())),
@@ -583,7 +602,7 @@ mod tests {
             envelope.open(u64::MAX, &mut out);
             out.extend_from_slice(b"[1],[2]");
             out.push(b']');
-            BatchEnvelope::close(2, 98, Some(0x00c0_ffee), false, &mut out);
+            BatchEnvelope::close(2, 98, Some(0x00c0_ffee), Some(b"[[1,0,\"blob\"]]"), false, &mut out);
             let again = String::from_utf8(replayed(&out)).unwrap();
             let text = String::from_utf8(out).unwrap();
             let Some(ServerMessage::QueryBatch(batch)) = decode_server_message(&text).unwrap() else {
@@ -595,6 +614,10 @@ mod tests {
             assert_eq!(batch.rows.get(), "[[1],[2]]");
             assert_eq!((batch.row_count, batch.row_offset, batch.has_more), (2, 98, false));
             assert_eq!((batch.checksum.as_deref(), batch.replay), (Some("00c0ffee"), false));
+            assert_eq!(
+                batch.cell_types,
+                Some(vec![(1, 0, crate::rows::ColumnType::Blob).into()])
+            );
             let Some(ServerMessage::QueryBatch(again)) = decode_server_message(&again).unwrap() else {
                 panic!("not a batch: {again}");
             };

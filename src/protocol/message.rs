@@ -10,7 +10,7 @@ use super::encode::is_default;
 use super::strict::from_value;
 use crate::error::{CancelReason, ErrorCode};
 use crate::id::{RequestId, ResumeToken, StreamId};
-use crate::rows::{RowFormat, Schema};
+use crate::rows::{ColumnType, RowFormat, Schema};
 
 /// What a server says. Known outside the crate also as [`StreamingMessage`](crate::StreamingMessage).
 #[derive(Debug, Clone, Serialize)]
@@ -443,9 +443,38 @@ pub struct BatchMessage {
     /// CRC-32 of the text of `rows`, 8 hexadecimal digits; `None` where it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,
+    /// The cells that are not what their column says; `None` where it was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cell_types: Option<Vec<CellType>>,
     /// Whether the batch was sent before, on a connection that was lost.
     #[serde(default, skip_serializing_if = "is_default")]
     pub replay: bool,
+}
+
+/// A cell that is not what its column says, and what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(from = "(u32, u32, ColumnType)", into = "(u32, u32, ColumnType)")]
+#[non_exhaustive]
+pub struct CellType {
+    /// 0-based position of its row in the batch.
+    pub row: u32,
+    /// 0-based position of its column.
+    pub column: u32,
+    /// What it is: `int64`, `float64`, `text`, `blob` or `boolean`.
+    pub ty: ColumnType,
+}
+
+impl From<(u32, u32, ColumnType)> for CellType {
+    fn from((row, column, ty): (u32, u32, ColumnType)) -> Self {
+        Self { row, column, ty }
+    }
+}
+
+impl From<CellType> for (u32, u32, ColumnType) {
+    fn from(CellType { row, column, ty }: CellType) -> Self {
+        (row, column, ty)
+    }
 }
 
 /// `query_batch` in a binary message, with rows as columns.
@@ -468,6 +497,8 @@ pub struct ArrowBatchMessage {
     pub row_offset: u64,
     /// CRC-32 of the payload, 8 hexadecimal digits; `None` where it was not asked for.
     pub checksum: Option<String>,
+    /// The cells that are not what their field says; `None` where it was not asked for.
+    pub cell_types: Option<Vec<CellType>>,
     /// Whether the batch was sent before, on a connection that was lost.
     pub replay: bool,
 }

@@ -32,10 +32,11 @@ pub(crate) use decode::{decode_client_message, decode_server_message, quoted};
 pub(crate) use encode::{BatchEnvelope, encode_client_message, encode_message, replayed};
 pub(crate) use integrity::{RowsDigest, checksum};
 pub use message::{
-    ArrowBatchMessage, BatchMessage, BlockedBy, CancelledMessage, ColumnsMessage, CompletedMessage, DataFormat,
-    DescriptionMessage, ErrorMessage, GoawayMessage, LimitsMessage, ListMessage, ParameterMessage, Phase, PongMessage,
-    ProgressDetail, ProgressMessage, QueuedMessage, RateMessage, ResumedMessage, RetentionMessage, ServerMessage,
-    StartedMessage, StatusMessage, StreamNotice, StreamState, TotalKind, TruncateReason, WelcomeMessage, WindowMessage,
+    ArrowBatchMessage, BatchMessage, BlockedBy, CancelledMessage, CellType, ColumnsMessage, CompletedMessage,
+    DataFormat, DescriptionMessage, ErrorMessage, GoawayMessage, LimitsMessage, ListMessage, ParameterMessage, Phase,
+    PongMessage, ProgressDetail, ProgressMessage, QueuedMessage, RateMessage, ResumedMessage, RetentionMessage,
+    ServerMessage, StartedMessage, StatusMessage, StreamNotice, StreamState, TotalKind, TruncateReason, WelcomeMessage,
+    WindowMessage,
 };
 pub use request::{
     Ack, CancelQuery, ClientMessage, DescribeQuery, Hello, ListQueries, ListScope, ResumeQuery, SetPriority,

@@ -7,7 +7,7 @@ use super::decode::saturated;
 use super::message::DataFormat;
 use super::trace::TraceParent;
 use crate::id::{RequestId, ResumeToken, StreamId};
-use crate::rows::{Int64Encoding, Params, RowFormat};
+use crate::rows::{ArrowMixed, Int64Encoding, Params, RowFormat, TextErrors};
 
 /// What a client says.
 #[derive(Debug, Clone, PartialEq)]
@@ -207,6 +207,12 @@ pub struct StreamQuery {
     pub checksum: bool,
     /// The trace that the server's log names with the stream.
     pub traceparent: Option<TraceParent>,
+    /// What becomes of a text that is not UTF-8.
+    pub text_errors: TextErrors,
+    /// What becomes of a column whose cells have no Arrow type in common.
+    pub arrow_mixed: ArrowMixed,
+    /// Whether batches say which cells are not what their column says.
+    pub cell_types: bool,
 }
 
 impl StreamQuery {

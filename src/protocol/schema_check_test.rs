@@ -61,6 +61,20 @@ pub(crate) fn refusal(value: &Json, node: &Json, schema: &Json) -> Option<String
                 .into_iter()
                 .flatten()
                 .find_map(|item| refusal(item, says, schema)),
+            "prefixItems" => says
+                .as_array()
+                .unwrap()
+                .iter()
+                .zip(value.as_array().into_iter().flatten())
+                .find_map(|(node, item)| refusal(item, node, schema)),
+            "minItems" => {
+                let n_items = value.as_array().map(|items| items.len() as u64);
+                (n_items < says.as_u64() && value.is_array()).then(|| format!("{value} has too few items"))
+            }
+            "maxItems" => {
+                let n_items = value.as_array().map(|items| items.len() as u64);
+                (n_items > says.as_u64() && value.is_array()).then(|| format!("{value} has too many items"))
+            }
             "anyOf" | "oneOf" => {
                 let refusals: Vec<_> = says
                     .as_array()

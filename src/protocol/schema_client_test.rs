@@ -14,7 +14,7 @@ use super::compress::Compression;
 use super::message::DataFormat;
 use super::request::ListScope;
 use crate::id::{REQUEST_ID_CHARS_MAX, RequestId, ResumeToken};
-use crate::rows::{ColumnType, Int64Encoding, RowFormat};
+use crate::rows::{ArrowMixed, ColumnType, Int64Encoding, RowFormat, TextErrors};
 
 /// A condition: this name of a stream is there, and is not null.
 fn is_there(field: &str) -> Json {
@@ -66,6 +66,9 @@ pub(super) struct BinaryFields {
     compression: Compression,
     /// The payload's length before compression.
     uncompressed_bytes: u64,
+    /// Bytes behind the payload, to the end of the message, that are the batch's `cell_types`; absent where it was not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cell_types_bytes: Option<u64>,
 }
 
 /// What a client says. A field that is `null` counts as absent; fields that are not known are ignored.
@@ -148,6 +151,12 @@ pub(super) struct StreamQuery {
     checksum: Option<bool>,
     /// The trace of the client's that the server's log names with the stream, as W3C Trace Context has it; ignored where it is malformed.
     traceparent: Option<String>,
+    /// What becomes of a text that is not UTF-8; default `fail`.
+    text_errors: Option<TextErrors>,
+    /// What becomes of a column whose cells have no Arrow type in common; default `fail`.
+    arrow_mixed: Option<ArrowMixed>,
+    /// Whether batches say which cells are not what their column says; default false.
+    cell_types: Option<bool>,
 }
 
 /// Parameters by position, or by name without a sigil.

@@ -69,6 +69,7 @@ fn add_header(defs: &mut Map<String, Json>) {
     header["description"] = json!("The JSON header of a `query_batch` in a binary message.");
     let properties = header["properties"].as_object_mut().unwrap();
     properties.remove("rows");
+    properties.remove("cell_types");
     properties.extend(fields["properties"].as_object().unwrap().clone());
     let required = header["required"].as_array_mut().unwrap();
     required.retain(|field| field != "rows");
@@ -281,7 +282,7 @@ fn every_example_of_the_specification_is_valid() {
 #[test]
 fn the_header_that_is_written_is_valid() {
     let schema = schema();
-    let envelope = BinaryEnvelope::new(StreamId::random(), Some(&7.into()));
+    let envelope = BinaryEnvelope::new(StreamId::random(), Some(&7.into()), true);
     for checksum in [None, Some(1)] {
         let mut message = Vec::new();
         envelope.open(&mut message);
@@ -294,6 +295,7 @@ fn the_header_that_is_written_is_valid() {
             encoding: DataFormat::Arrow,
             compression: Compression::DeflateRaw,
             uncompressed_bytes: 1,
+            cell_types_bytes: checksum.map(|_| 2),
         };
         envelope.close(&header, &mut message);
         for message in [super::replayed_binary(&message), message] {
@@ -569,6 +571,10 @@ fn typescript(node: &Json) -> String {
         "boolean" => "boolean".to_owned(),
         "string" => "string".to_owned(),
         "number" | "integer" => "number".to_owned(),
+        "array" if node.get("prefixItems").is_some() => {
+            let items: Vec<String> = node["prefixItems"].as_array().unwrap().iter().map(typescript).collect();
+            format!("[{}]", items.join(", "))
+        }
         "array" => typescript(&node["items"]) + "[]",
         "object" => format!("{{ [name: string]: {} }}", typescript(&node["additionalProperties"])),
         other => panic!("type {other}"),

@@ -6,12 +6,24 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::number::{push_integer, push_real};
+use super::number::{non_finite, push_integer, push_real};
 use super::text::push_text;
 use super::{Int64Encoding, RowFormat, Schema};
 
 /// Largest integer that JavaScript's numbers hold exactly: 2^53 - 1.
 pub(super) const SAFE_INTEGER_MAX: i64 = (1 << 53) - 1;
+
+impl Int64Encoding {
+    /// Whether an integer is written as a string.
+    #[inline]
+    pub(super) fn quotes(self, value: i64) -> bool {
+        match self {
+            Self::Number => false,
+            Self::String => true,
+            Self::Safe => !(-SAFE_INTEGER_MAX..=SAFE_INTEGER_MAX).contains(&value),
+        }
+    }
+}
 
 /// Encodes each cell as it comes. Cells are told by their position in the row.
 #[derive(Debug)]
@@ -73,12 +85,7 @@ impl JsonEncoder {
     #[inline]
     pub(super) fn integer(&mut self, cell_idx: usize, value: i64) {
         self.begin_cell(cell_idx);
-        let quoted = match self.int64 {
-            Int64Encoding::Number => false,
-            Int64Encoding::String => true,
-            Int64Encoding::Safe => !(-SAFE_INTEGER_MAX..=SAFE_INTEGER_MAX).contains(&value),
-        };
-        if quoted {
+        if self.int64.quotes(value) {
             self.buffer.push(b'"');
             push_integer(value, &mut self.buffer);
             self.buffer.push(b'"');
@@ -94,12 +101,9 @@ impl JsonEncoder {
         if value.is_finite() {
             push_real(value, &mut self.buffer);
         } else {
-            let name: &[u8] = match (value.is_nan(), value > 0.0) {
-                (true, _) => b"\"NaN\"",
-                (false, true) => b"\"Infinity\"",
-                (false, false) => b"\"-Infinity\"",
-            };
-            self.buffer.extend_from_slice(name);
+            self.buffer.push(b'"');
+            self.buffer.extend_from_slice(non_finite(value).as_bytes());
+            self.buffer.push(b'"');
         }
     }
 
@@ -132,6 +136,11 @@ impl JsonEncoder {
             (RowFormat::Object, _) => b"}",
         };
         self.buffer.extend_from_slice(closing);
+        self.buffer.len() - self.rows_start
+    }
+
+    /// How many bytes the rows of the batch take.
+    pub(super) fn rows_len(&self) -> usize {
         self.buffer.len() - self.rows_start
     }
 

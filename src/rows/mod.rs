@@ -5,20 +5,27 @@
 #[cfg(feature = "arrow")]
 mod arrow;
 mod cell;
+mod checked;
+mod encoder;
 mod error;
 mod json;
+mod marks;
 mod number;
 mod schema;
 mod text;
 mod writer;
+#[cfg(test)]
+mod writer_test;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use cell::{CellSink, RowSource};
+pub(crate) use encoder::RowShape;
 pub use error::RowError;
+pub(crate) use number::non_finite;
 pub use schema::{Column, ColumnType, Schema};
 pub use writer::RowWriter;
-pub(crate) use writer::{BatchLimits, FilledBatch, FlushSink, RowShape};
+pub(crate) use writer::{BatchLimits, FilledBatch, FlushSink};
 
 /// A value on its way into an engine: one parameter of a query, one cell of a scripted row.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,4 +96,48 @@ pub enum Int64Encoding {
     String,
     /// A number within ±(2^53-1), a string beyond.
     Safe,
+}
+
+/// What becomes of a text that is not UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum TextErrors {
+    /// The stream ends with an error that names the cell: the default.
+    #[default]
+    Fail,
+    /// Each part that is not UTF-8 is replaced by U+FFFD.
+    Replace,
+    /// The cell is written as a blob.
+    Blob,
+}
+
+/// What becomes of a column whose cells have no Arrow type in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ArrowMixed {
+    /// The stream ends with an error that names the first cell that does not fit: the default.
+    #[default]
+    Fail,
+    /// Every column is text, or binary where blobs are declared: no cell can fail to fit.
+    Text,
+}
+
+/// Per-query options of how cells are written, in every format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct CellRules {
+    /// What becomes of a text that is not UTF-8.
+    pub(crate) text_errors: TextErrors,
+    /// Whether cells that are not what their column says are marked.
+    pub(crate) cell_types: bool,
+}
+
+impl CellRules {
+    /// Whether no cell needs a look.
+    pub(crate) fn are_default(self) -> bool {
+        self == Self::default()
+    }
 }

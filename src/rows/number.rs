@@ -6,6 +6,17 @@ pub(super) fn push_integer(value: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
+/// What stands for a double that has no digits.
+pub(crate) const fn non_finite(value: f64) -> &'static str {
+    if value.is_nan() {
+        "NaN"
+    } else if value > 0.0 {
+        "Infinity"
+    } else {
+        "-Infinity"
+    }
+}
+
 /// Hundredths below this have at most 15 significant digits.
 const HUNDREDTHS_MAX: f64 = 1e15;
 

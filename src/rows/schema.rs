@@ -43,6 +43,27 @@ pub enum ColumnType {
     Any,
 }
 
+impl ColumnType {
+    /// What it is called on the wire.
+    pub(crate) fn wire_name(self) -> &'static str {
+        match self {
+            Self::Int64 => "int64",
+            Self::Float64 => "float64",
+            Self::Decimal => "decimal",
+            Self::Text => "text",
+            Self::Blob => "blob",
+            Self::Boolean => "boolean",
+            Self::Date => "date",
+            Self::Time => "time",
+            Self::Timestamp => "timestamp",
+            Self::TimestampTz => "timestamptz",
+            Self::Json => "json",
+            Self::Uuid => "uuid",
+            Self::Any => "any",
+        }
+    }
+}
+
 /// One column of a result. `ty` is what the engine *declares*; SQLite's cells may hold something else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

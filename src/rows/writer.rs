@@ -2,39 +2,16 @@
 //!
 //! Must not know engines or the envelope around the rows.
 
+mod held;
+
 use std::fmt;
 use std::time::Instant;
 
 #[cfg(feature = "arrow")]
-use super::arrow::{self, ArrowEncoder, Cell, CellError, CellRefusal, RefusedCell};
-use super::cell::RowSource;
-use super::json::{JsonEncoder, blob_len};
-use super::{Int64Encoding, RowError, RowFormat, Schema};
-
-/// How rows are written: the encoding, and the columns it is for.
-#[derive(Debug)]
-pub(crate) struct RowShape {
-    n_columns: usize,
-    encoder: Encoder,
-}
-
-/// The encodings. JSON comes first: it is what most streams ask for.
-#[derive(Debug)]
-enum Encoder {
-    Json(JsonEncoder),
-    #[cfg(feature = "arrow")]
-    Arrow(Box<Arrow>),
-}
-
-/// Rows as Arrow, and the buffer that a batch goes into when it closes.
-#[cfg(feature = "arrow")]
-#[derive(Debug)]
-struct Arrow {
-    encoder: ArrowEncoder,
-    buffer: Vec<u8>,
-    /// Why the first batch had no types. There is no batch after that.
-    failed: Option<RowError>,
-}
+use super::arrow::{self, CellRefusal, RefusedCell};
+use super::cell::{Cell, CellError, RowSource};
+use super::encoder::{EncodedRows, Encoder, RowShape};
+use super::{RowError, Schema};
 
 /// Where a batch closes.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +38,8 @@ pub(crate) struct FilledBatch {
     pub(crate) rows: u32,
     /// How many bytes were appended: JSON's separators and Arrow's metadata included.
     pub(crate) row_bytes: usize,
+    /// Which cells are not what their column says, as a JSON array; `None` where nobody asked.
+    pub(crate) marks: Option<Vec<u8>>,
 }
 
 /// Takes a due batch out of a writer while the engine is still busy inside one call.
@@ -69,28 +48,6 @@ pub(crate) trait FlushSink: Send {
     /// is no room for a batch, leaves the writer as it is. Where taking fails, the writer stays full, and taking from it fails
     /// again when the engine has returned. Must not block.
     fn flush(&mut self, writer: &mut RowWriter, now: Instant);
-}
-
-impl RowShape {
-    pub(crate) fn json(schema: &Schema, row_format: RowFormat, int64: Int64Encoding) -> Self {
-        Self {
-            n_columns: schema.len(),
-            encoder: Encoder::Json(JsonEncoder::new(schema, row_format, int64)),
-        }
-    }
-
-    /// Each batch a piece of an Arrow IPC stream.
-    #[cfg(feature = "arrow")]
-    pub(crate) fn arrow(schema: &Schema) -> Self {
-        Self {
-            n_columns: schema.len(),
-            encoder: Encoder::Arrow(Box::new(Arrow {
-                encoder: ArrowEncoder::new(schema),
-                buffer: Vec::new(),
-                failed: None,
-            })),
-        }
-    }
 }
 
 /// Takes the rows of one batch, encoding each cell as it comes: no tree, no allocation per row.
@@ -111,6 +68,7 @@ impl RowShape {
 /// Nothing here blocks. An error of a cell is kept and returned by [`end_row`](Self::end_row).
 pub struct RowWriter {
     encoder: Encoder,
+    columns: Schema,
     n_columns: usize,
     limits: BatchLimits,
     /// What the batch's rows take.
@@ -156,11 +114,7 @@ impl RowWriter {
         debug_assert!(!self.in_row, "the row before is ended first");
         self.in_row = true;
         self.cells = 0;
-        match &mut self.encoder {
-            Encoder::Json(json) => json.begin_row(self.rows == 0),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(arrow) => arrow.encoder.begin_row(),
-        }
+        self.encoder.begin_row(self.rows);
     }
 
     /// Writes NULL as the next cell.
@@ -169,8 +123,7 @@ impl RowWriter {
         let cell_idx = self.begin_cell();
         match &mut self.encoder {
             Encoder::Json(json) => json.null(cell_idx),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(_) => self.write_arrow(cell_idx, Cell::Null),
+            Encoder::Other(_) => self.write_other(cell_idx, Cell::Null),
         }
     }
 
@@ -180,8 +133,7 @@ impl RowWriter {
         let cell_idx = self.begin_cell();
         match &mut self.encoder {
             Encoder::Json(json) => json.boolean(cell_idx, value),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(_) => self.write_arrow(cell_idx, Cell::Boolean(value)),
+            Encoder::Other(_) => self.write_other(cell_idx, Cell::Boolean(value)),
         }
     }
 
@@ -191,8 +143,7 @@ impl RowWriter {
         let cell_idx = self.begin_cell();
         match &mut self.encoder {
             Encoder::Json(json) => json.integer(cell_idx, value),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(_) => self.write_arrow(cell_idx, Cell::Integer(value)),
+            Encoder::Other(_) => self.write_other(cell_idx, Cell::Integer(value)),
         }
     }
 
@@ -203,12 +154,12 @@ impl RowWriter {
         let cell_idx = self.begin_cell();
         match &mut self.encoder {
             Encoder::Json(json) => json.real(cell_idx, value),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(_) => self.write_arrow(cell_idx, Cell::Real(value)),
+            Encoder::Other(_) => self.write_other(cell_idx, Cell::Real(value)),
         }
     }
 
-    /// Writes text as the next cell. Bytes that are not UTF-8 make [`end_row`](Self::end_row) fail.
+    /// Writes text as the next cell. Bytes that are not UTF-8 make [`end_row`](Self::end_row) fail, unless the query asked for
+    /// [`TextErrors`](super::TextErrors) that let them pass.
     #[inline]
     pub fn text(&mut self, text: &[u8]) {
         let cell_idx = self.begin_cell();
@@ -218,12 +169,10 @@ impl RowWriter {
         match &mut self.encoder {
             Encoder::Json(json) => {
                 if !json.text(cell_idx, text) {
-                    let (row, column) = (self.row_number(), cell_idx);
-                    self.error.get_or_insert(RowError::InvalidUtf8 { row, column });
+                    self.refuse_cell(cell_idx, CellError::InvalidUtf8);
                 }
             }
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(_) => self.write_arrow(cell_idx, Cell::Text(text)),
+            Encoder::Other(_) => self.write_other(cell_idx, Cell::Text(text)),
         }
     }
 
@@ -231,18 +180,12 @@ impl RowWriter {
     #[inline]
     pub fn blob(&mut self, bytes: &[u8]) {
         let cell_idx = self.begin_cell();
-        let encoded_len = match &self.encoder {
-            Encoder::Json(_) => blob_len(bytes),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(_) => bytes.len(),
-        };
-        if self.is_too_large(encoded_len) {
+        if self.is_too_large(self.encoder.blob_len(bytes)) {
             return;
         }
         match &mut self.encoder {
             Encoder::Json(json) => json.blob(cell_idx, bytes),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(_) => self.write_arrow(cell_idx, Cell::Blob(bytes)),
+            Encoder::Other(_) => self.write_other(cell_idx, Cell::Blob(bytes)),
         }
     }
 
@@ -252,18 +195,14 @@ impl RowWriter {
     /// [`RowError`]; the row is taken back, the batch keeps the rows before it.
     #[inline]
     pub fn end_row(&mut self) -> Result<(), RowError> {
-        let bytes = match &mut self.encoder {
-            Encoder::Json(json) => json.end_row(self.cells),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(arrow) => arrow.encoder.bytes(),
-        };
+        let bytes = self.encoder.end_row(self.cells);
         self.in_row = false;
         let row_bytes = bytes - self.bytes;
         if self.error.is_some() || self.cells != self.n_columns || row_bytes > self.limits.row_bytes_max {
             return Err(self.refuse_row());
         }
         if let Some(bytes_left) = self.limits.bytes_left
-            && bytes as u64 > bytes_left
+            && (self.exhausted || bytes as u64 > bytes_left && !self.is_sampling())
         {
             self.take_row_back();
             self.exhausted = true;
@@ -306,14 +245,39 @@ impl RowWriter {
     }
 
     // Not inlined: JSON's way through a cell stays short.
-    #[cfg(feature = "arrow")]
     #[inline(never)]
-    fn write_arrow(&mut self, cell_idx: usize, cell: Cell<'_>) {
-        if let Encoder::Arrow(arrow) = &mut self.encoder
-            && let Err(error) = arrow.encoder.write(cell_idx, cell)
+    fn write_other(&mut self, cell_idx: usize, cell: Cell<'_>) {
+        if let Encoder::Other(other) = &mut self.encoder
+            && let Err(error) = other.write(self.rows, cell_idx, cell)
         {
-            let error = cell_refused(error, self.row_number(), cell_idx);
-            self.error.get_or_insert(error);
+            self.refuse_cell(cell_idx, error);
+        }
+    }
+
+    /// Remembers why the row cannot be written. The first reason counts.
+    #[cold]
+    fn refuse_cell(&mut self, cell_idx: usize, error: CellError) {
+        let error = self.cell_refused(cell_idx, error);
+        self.error.get_or_insert(error);
+    }
+
+    fn cell_refused(&self, column: usize, error: CellError) -> RowError {
+        let row = self.row_number();
+        let label = self
+            .columns
+            .columns()
+            .get(column)
+            .map_or_else(String::new, |column| column.label.clone());
+        match error {
+            CellError::InvalidUtf8 => RowError::InvalidUtf8 { row, column, label },
+            #[cfg(feature = "arrow")]
+            CellError::Mistyped { column_type, found } => RowError::Mistyped {
+                row,
+                column,
+                label,
+                column_type,
+                found,
+            },
         }
     }
 
@@ -352,16 +316,18 @@ impl RowWriter {
 
     #[cold]
     fn take_row_back(&mut self) {
-        match &mut self.encoder {
-            Encoder::Json(json) => json.truncate(self.bytes),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(arrow) => arrow.encoder.take_row_back(self.rows),
-        }
+        self.in_row = false;
+        self.encoder.take_row_back(self.bytes);
     }
 
     #[cold]
     fn leave(&mut self, now: Instant) {
         match self.sink.take() {
+            // What is held back does not leave; the engine comes back, for others to have their turn.
+            Some(sink) if self.holds_back() => {
+                self.sink = Some(sink);
+                self.due = true;
+            }
             Some(mut sink) => {
                 sink.flush(self, now);
                 self.sink = Some(sink);
@@ -381,14 +347,14 @@ impl RowWriter {
     pub(crate) fn write_row<R: RowSource>(&mut self, row: &R) -> Result<(), RowError> {
         self.begin_row();
         #[cfg(feature = "arrow")]
-        if let Encoder::Arrow(arrow) = &mut self.encoder {
-            match arrow.encoder.write_row(row, self.limits.row_bytes_max) {
+        if let Some(arrow) = self.encoder.arrow() {
+            match arrow.write_row(row, self.limits.row_bytes_max) {
                 Ok(true) => {
                     self.cells = self.n_columns;
                     return self.end_row();
                 }
                 Ok(false) => {}
-                Err(refused) => return Err(self.refuse_cell(refused)),
+                Err(refused) => return Err(self.refuse_row_for(refused)),
             }
         }
         for column_idx in 0..self.n_columns {
@@ -399,12 +365,11 @@ impl RowWriter {
 
     #[cfg(feature = "arrow")]
     #[cold]
-    fn refuse_cell(&mut self, RefusedCell { column_idx, refusal }: RefusedCell) -> RowError {
+    fn refuse_row_for(&mut self, RefusedCell { column_idx, refusal }: RefusedCell) -> RowError {
         let row = self.row_number();
-        self.in_row = false;
         self.take_row_back();
         match refusal {
-            CellRefusal::Misfit(error) => cell_refused(error, row, column_idx),
+            CellRefusal::Misfit(error) => self.cell_refused(column_idx, error),
             CellRefusal::TooLarge => RowError::TooLarge {
                 row,
                 bytes_max: self.limits.row_bytes_max,
@@ -417,9 +382,11 @@ impl RowWriter {
 impl RowWriter {
     /// A writer without a batch: full until [`begin_batch`](Self::begin_batch).
     pub(crate) fn new(shape: RowShape) -> Self {
+        let RowShape { columns, encoder } = shape;
         Self {
-            encoder: shape.encoder,
-            n_columns: shape.n_columns,
+            encoder,
+            n_columns: columns.len(),
+            columns,
             limits: BatchLimits {
                 rows_max: 0,
                 bytes_max: 0,
@@ -453,41 +420,33 @@ impl RowWriter {
         self.full_at = limits.bytes_max.max(1);
         self.row_offset = row_offset;
         self.due = false;
-        match &mut self.encoder {
-            Encoder::Json(json) => json.begin_batch(buffer),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(arrow) => {
-                arrow.buffer = buffer;
-                self.limits.row_bytes_max = limits.row_bytes_max.min(arrow::ROW_BYTES_MAX);
-                self.full_at = match &arrow.failed {
-                    Some(_) => 0,
-                    None => self.full_at.min(arrow::BATCH_BYTES_MAX),
-                };
-            }
+        self.encoder.begin_batch(buffer);
+        #[cfg(feature = "arrow")]
+        if let Some(arrow) = self.encoder.arrow() {
+            self.row_offset += arrow.rows_sampled() as u64;
+            self.limits.row_bytes_max = limits.row_bytes_max.min(arrow::ROW_BYTES_MAX);
+            self.full_at = self.full_at.min(arrow::BATCH_BYTES_MAX);
         }
     }
 
     /// Ends the batch and hands it over. Without rows the buffer is as it was given.
     ///
     /// # Errors
-    /// [`RowError::Mistyped`] of Arrow's first batch: there is no type for one of its columns. The batch is lost, and so is
-    /// the writer: it stays full, and fails in the same way whenever a batch is taken. JSON does not fail.
+    /// Of rows that were held back, see [`write_held_rows`](Self::write_held_rows).
     pub(crate) fn take_batch(&mut self) -> Result<FilledBatch, RowError> {
         if self.in_row {
             // The cursor failed in the middle of it.
             self.take_row_back();
         }
+        #[cfg(feature = "arrow")]
+        self.settle_sample()?;
         let rows = self.rows;
-        let closed = match &mut self.encoder {
-            Encoder::Json(_) => Ok(self.bytes),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(arrow) => arrow.close(rows, self.row_offset),
-        };
-        let buffer = self.discard_batch();
-        closed.map(|row_bytes| FilledBatch {
-            buffer,
+        let EncodedRows { row_bytes, marks } = self.encoder.close_batch(rows);
+        Ok(FilledBatch {
+            buffer: self.discard_batch(),
             rows,
             row_bytes,
+            marks,
         })
     }
 
@@ -498,299 +457,11 @@ impl RowWriter {
         self.rows = 0;
         self.in_row = false;
         self.error = None;
-        match &mut self.encoder {
-            Encoder::Json(json) => json.take_buffer(),
-            #[cfg(feature = "arrow")]
-            Encoder::Arrow(arrow) => {
-                arrow.encoder.discard_batch();
-                std::mem::take(&mut arrow.buffer)
-            }
-        }
-    }
-
-    /// Appends what makes a result without any batch a stream that can be read: Arrow's schema, of JSON nothing. Nothing
-    /// either once there was a batch with rows.
-    #[cfg(feature = "arrow")]
-    pub(crate) fn schema_piece(&mut self, out: &mut Vec<u8>) {
-        if let Encoder::Arrow(arrow) = &mut self.encoder {
-            arrow.encoder.schema_piece(out);
-        }
+        self.encoder.take_buffer()
     }
 
     /// Whether a row was taken back because it would have passed `bytes_left`.
     pub(crate) fn is_exhausted(&self) -> bool {
         self.exhausted
-    }
-}
-
-#[cfg(feature = "arrow")]
-impl Arrow {
-    /// Appends the batch to the buffer; returns how many bytes that took.
-    fn close(&mut self, rows: u32, row_offset: u64) -> Result<usize, RowError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        let start = self.buffer.len();
-        match self.encoder.take_batch(rows, &mut self.buffer) {
-            Ok(()) => Ok(self.buffer.len() - start),
-            Err(mistyped) => {
-                let row = row_offset + mistyped.row_idx as u64;
-                let error = cell_refused(mistyped.error, row, mistyped.column);
-                self.failed = Some(error.clone());
-                Err(error)
-            }
-        }
-    }
-}
-
-#[cfg(feature = "arrow")]
-#[cold]
-fn cell_refused(error: CellError, row: u64, column: usize) -> RowError {
-    match error {
-        CellError::InvalidUtf8 => RowError::InvalidUtf8 { row, column },
-        CellError::Mistyped { column_type, found } => RowError::Mistyped {
-            row,
-            column,
-            column_type,
-            found,
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
-
-    use std::time::Duration;
-
-    use super::*;
-    use crate::clock;
-    use crate::rows::json::SAFE_INTEGER_MAX;
-    use crate::rows::{Column, ColumnType};
-
-    const LIMITS: BatchLimits = BatchLimits {
-        rows_max: 100,
-        bytes_max: 1_000,
-        row_bytes_max: 100,
-        bytes_left: None,
-        until: None,
-    };
-
-    fn writer(names: &[&str], row_format: RowFormat, int64: Int64Encoding, limits: BatchLimits) -> RowWriter {
-        let columns = names.iter().map(|name| Column::new(*name, ColumnType::Any)).collect();
-        let mut writer = RowWriter::new(RowShape::json(&Schema::new(columns), row_format, int64));
-        assert!(writer.is_full(), "nothing fits before a batch is begun");
-        writer.begin_batch(b"prefix ".to_vec(), limits, 10);
-        writer
-    }
-
-    fn arrays(n_columns: usize, limits: BatchLimits) -> RowWriter {
-        writer(&vec!["c"; n_columns], RowFormat::Array, Int64Encoding::Number, limits)
-    }
-
-    fn text_of(writer: &mut RowWriter) -> String {
-        String::from_utf8(writer.take_batch().unwrap().buffer).unwrap()
-    }
-
-    #[test]
-    fn rows_are_arrays_or_objects() {
-        for (row_format, expected) in [
-            (RowFormat::Array, r#"prefix [1,null],["a\"b",true]"#),
-            (
-                RowFormat::Object,
-                r#"prefix {"x\"":1,"x\"_2":null},{"x\"":"a\"b","x\"_2":true}"#,
-            ),
-        ] {
-            let mut writer = writer(&["x\"", "x\""], row_format, Int64Encoding::Number, LIMITS);
-            writer.begin_row();
-            writer.integer(1);
-            writer.null();
-            writer.end_row().unwrap();
-            writer.begin_row();
-            writer.text(b"a\"b");
-            writer.boolean(true);
-            writer.end_row().unwrap();
-            assert_eq!(writer.rows(), 2);
-            assert_eq!(text_of(&mut writer), expected.replace("\\\\", "\\"));
-        }
-    }
-
-    #[test]
-    fn a_row_without_columns_is_a_row() {
-        for (row_format, expected) in [(RowFormat::Array, "prefix [],[]"), (RowFormat::Object, "prefix {},{}")] {
-            let mut writer = writer(&[], row_format, Int64Encoding::Number, LIMITS);
-            for _ in 0..2 {
-                writer.begin_row();
-                writer.end_row().unwrap();
-            }
-            assert_eq!(text_of(&mut writer), expected);
-        }
-    }
-
-    #[test]
-    fn integers_take_the_form_asked_for() {
-        let (inside, outside) = (SAFE_INTEGER_MAX, -SAFE_INTEGER_MAX - 1);
-        for (int64, expected) in [
-            (Int64Encoding::Number, format!("prefix [{inside},{outside}]")),
-            (Int64Encoding::String, format!("prefix [\"{inside}\",\"{outside}\"]")),
-            (Int64Encoding::Safe, format!("prefix [{inside},\"{outside}\"]")),
-        ] {
-            let mut writer = writer(&["a", "b"], RowFormat::Array, int64, LIMITS);
-            writer.begin_row();
-            writer.integer(inside);
-            writer.integer(outside);
-            writer.end_row().unwrap();
-            assert_eq!(text_of(&mut writer), expected);
-        }
-    }
-
-    #[test]
-    fn what_json_has_no_number_for_is_a_string() {
-        let mut writer = arrays(4, LIMITS);
-        writer.begin_row();
-        writer.real(f64::NAN);
-        writer.real(f64::INFINITY);
-        writer.real(f64::NEG_INFINITY);
-        writer.blob(&[0xFB, 0xFF, 0xFE, 0]);
-        writer.end_row().unwrap();
-        assert_eq!(
-            text_of(&mut writer),
-            r#"prefix ["NaN","Infinity","-Infinity","+//+AA=="]"#
-        );
-    }
-
-    #[test]
-    fn a_bad_row_is_taken_back_and_named() {
-        let mut writer = arrays(2, LIMITS);
-        let mut row = |first: &[u8], cells: usize| {
-            writer.begin_row();
-            writer.text(first);
-            (1..cells).for_each(|_| writer.null());
-            writer.end_row()
-        };
-        row(b"fine", 2).unwrap();
-        assert_eq!(row(b"\xFF", 2), Err(RowError::InvalidUtf8 { row: 11, column: 0 }));
-        assert_eq!(
-            row(b"fine", 1),
-            Err(RowError::CellCount {
-                row: 11,
-                cells: 1,
-                columns: 2
-            })
-        );
-        assert_eq!(
-            row(b"fine", 3),
-            Err(RowError::CellCount {
-                row: 11,
-                cells: 3,
-                columns: 2
-            })
-        );
-        assert_eq!(
-            row(&[b'x'; 95], 2),
-            Err(RowError::TooLarge {
-                row: 11,
-                bytes_max: 100
-            })
-        );
-        assert_eq!(
-            row(&[b'x'; 101], 2),
-            Err(RowError::TooLarge {
-                row: 11,
-                bytes_max: 100
-            })
-        );
-        assert_eq!(text_of(&mut writer), r#"prefix ["fine",null]"#);
-    }
-
-    #[test]
-    fn a_batch_is_full_at_its_rows_and_at_its_bytes() {
-        let rows_until_full = |limits| {
-            let mut writer = arrays(1, limits);
-            while !writer.is_full() {
-                writer.begin_row();
-                writer.integer(7);
-                writer.end_row().unwrap();
-            }
-            writer.rows()
-        };
-        assert_eq!(rows_until_full(BatchLimits { rows_max: 3, ..LIMITS }), 3);
-        // "[7]" and then ",[7]": 3, 7, 11 bytes.
-        assert_eq!(rows_until_full(BatchLimits { bytes_max: 7, ..LIMITS }), 2);
-        assert_eq!(rows_until_full(BatchLimits { bytes_max: 8, ..LIMITS }), 3);
-        assert_eq!(rows_until_full(BatchLimits { bytes_max: 0, ..LIMITS }), 1);
-    }
-
-    #[test]
-    fn the_row_that_passes_the_querys_bytes_is_left_out() {
-        for (bytes_left, rows) in [(10, 2), (11, 3), (2, 0)] {
-            let mut writer = arrays(
-                1,
-                BatchLimits {
-                    bytes_left: Some(bytes_left),
-                    ..LIMITS
-                },
-            );
-            while !writer.is_full() {
-                writer.begin_row();
-                writer.integer(7);
-                writer.end_row().unwrap();
-            }
-            assert!(writer.is_exhausted());
-            assert_eq!(writer.rows(), rows);
-        }
-    }
-
-    #[test]
-    fn a_batch_taken_inside_a_row_ends_before_it() {
-        let mut writer = arrays(1, LIMITS);
-        writer.begin_row();
-        writer.integer(7);
-        writer.end_row().unwrap();
-        writer.begin_row();
-        writer.text(b"\xFF");
-        assert_eq!(text_of(&mut writer), "prefix [7]");
-        writer.begin_batch(Vec::new(), LIMITS, 11);
-        writer.begin_row();
-        writer.null();
-        writer.end_row().unwrap();
-        assert_eq!(text_of(&mut writer), "[null]");
-    }
-
-    struct TakesAll(crossbeam_channel::Sender<u32>);
-
-    impl FlushSink for TakesAll {
-        fn flush(&mut self, writer: &mut RowWriter, _now: Instant) {
-            let batch = writer.take_batch().unwrap();
-            self.0.try_send(batch.rows).unwrap();
-            writer.begin_batch(batch.buffer, LIMITS, 0);
-        }
-    }
-
-    #[test]
-    fn a_due_batch_leaves_if_it_has_rows() {
-        let (tx, rx) = crossbeam_channel::bounded(4);
-        let until = clock::now();
-        for with_sink in [true, false] {
-            let mut writer = arrays(
-                0,
-                BatchLimits {
-                    until: Some(until),
-                    ..LIMITS
-                },
-            );
-            if with_sink {
-                writer.set_sink(Some(Box::new(TakesAll(tx.clone()))));
-            }
-            writer.tick(until);
-            assert!(!writer.is_full(), "an empty batch is never due");
-            writer.begin_row();
-            writer.end_row().unwrap();
-            writer.tick(until - Duration::from_nanos(1));
-            assert_eq!(writer.rows(), 1, "not yet");
-            writer.tick(until);
-            assert_eq!(writer.is_full(), !with_sink);
-        }
-        assert_eq!(rx.try_iter().collect::<Vec<_>>(), [1]);
     }
 }

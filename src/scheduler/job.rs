@@ -45,6 +45,8 @@ pub(super) struct Job {
     seat: Option<Seat>,
     cursor: Option<Box<dyn Cursor>>,
     writer: Option<RowWriter>,
+    /// How the engine has ended while rows were still held back. It is asked for no more.
+    engine_end: Option<Result<(), EngineError>>,
     producer: Arc<Mutex<Producer>>,
     /// Whether `query_started` has been sent, and so the engine may have executed something.
     started: bool,
@@ -69,6 +71,7 @@ impl Job {
             seat: Some(seat),
             cursor: None,
             writer: None,
+            engine_end: None,
             producer: Arc::new(Mutex::new(Producer::new(stream, rules, channel))),
             started: false,
             estimate_asked: false,
@@ -210,28 +213,25 @@ impl Job {
         };
         let begun_at = clock::now();
         let limit = self.producer.lock().begin(writer, begun_at, u32::MAX);
-        let filled = cursor.fill(writer);
+        if let Err(error) = writer.write_held_rows() {
+            return TurnEnd::End(self.failed(stream, error.into()));
+        }
+        let filled = match self.engine_end.take() {
+            Some(end) => end.map(|()| Step::Done),
+            None if writer.is_full() => Ok(Step::More),
+            None => cursor.fill(writer),
+        };
         let now = clock::now();
         self.engine_time += now.saturating_duration_since(begun_at);
         let step = match filled {
             Ok(step) => step,
-            Err(error) => {
-                self.keep_rows_of_failed_batch(stream, now);
-                return TurnEnd::End(self.failed(stream, error));
-            }
+            Err(error) => return self.engine_failed(stream, now, error),
         };
         if let Some(work_done) = cursor.progress().work_done {
             stream.set_work_done(work_done);
         }
         if step == Step::Done {
-            let truncated = (limit == Limit::Probe && writer.rows() > 0 || writer.is_exhausted()).then_some(
-                if writer.is_exhausted() {
-                    TruncateReason::MaxBytes
-                } else {
-                    TruncateReason::MaxRows
-                },
-            );
-            return TurnEnd::End(self.complete(stream, now, limit, truncated));
+            return self.complete(stream, now, limit);
         }
         if stream.cancel.is_cancelled() {
             self.discard();
@@ -241,11 +241,11 @@ impl Job {
             return self.columns_known(stream);
         }
         if writer.is_exhausted() {
-            return TurnEnd::End(self.complete(stream, now, limit, Some(TruncateReason::MaxBytes)));
+            return self.complete(stream, now, limit);
         }
         if limit == Limit::Probe {
             if writer.rows() > 0 {
-                return TurnEnd::End(self.complete(stream, now, limit, Some(TruncateReason::MaxRows)));
+                return self.complete(stream, now, limit);
             }
             self.discard();
             return TurnEnd::Again(0);
@@ -261,17 +261,24 @@ impl Job {
         TurnEnd::Again(bytes)
     }
 
-    fn complete(
-        &mut self,
-        stream: &Arc<Stream>,
-        now: Instant,
-        limit: Limit,
-        truncated: Option<TruncateReason>,
-    ) -> StreamEnd {
+    /// The engine has given all that the client is to get. Rows that were held back leave first, a batch a turn.
+    fn complete(&mut self, stream: &Arc<Stream>, now: Instant, limit: Limit) -> TurnEnd {
+        let mut truncated = None;
         if limit == Limit::Probe {
+            let is_cut = self.writer.as_ref().is_some_and(|writer| writer.rows() > 0);
+            truncated = is_cut.then_some(TruncateReason::MaxRows);
             self.discard();
-        } else if let Err(error) = self.finish_batch(now, false) {
-            return self.failed(stream, error.into());
+        } else {
+            let bytes = match self.finish_batch(now, false) {
+                Ok(bytes) => bytes,
+                Err(error) => return TurnEnd::End(self.failed(stream, error.into())),
+            };
+            if self.writer.as_ref().is_some_and(RowWriter::is_exhausted) {
+                truncated = Some(TruncateReason::MaxBytes);
+            } else if self.holds_rows() {
+                self.engine_end = Some(Ok(()));
+                return TurnEnd::Again(bytes);
+            }
         }
         let timings = Timings {
             execution: now.saturating_duration_since(stream.accepted_at),
@@ -280,11 +287,11 @@ impl Job {
             stall: self.stall_time,
         };
         let digest = self.producer.lock().digest();
-        StreamEnd::Completed(Box::new(Completion {
+        TurnEnd::End(StreamEnd::Completed(Box::new(Completion {
             timings,
             truncated,
             digest,
-        }))
+        })))
     }
 
     /// Puts the batch into the channel, if it has rows or is to tell a schema; returns its bytes.
@@ -296,11 +303,10 @@ impl Job {
             return Ok(0);
         };
         let mut producer = self.producer.lock();
-        // The terminator follows a last batch at once and brings its own notice.
-        let urgency = match (has_more, producer.is_first_batch()) {
-            (false, _) => None,
-            (true, true) => Some(Urgency::Now),
-            (true, false) => Some(Urgency::Soon),
+        let urgency = if producer.is_first_batch() {
+            Urgency::Now
+        } else {
+            Urgency::Soon
         };
         let bytes = producer.finish(writer, now, has_more, urgency)?;
         if !has_more {
@@ -309,14 +315,27 @@ impl Job {
         Ok(bytes)
     }
 
-    /// Rows that were ended before an engine failed are part of the result; after a cancel nobody wants them.
-    fn keep_rows_of_failed_batch(&mut self, stream: &Stream, now: Instant) {
+    /// Rows that were ended before an engine failed are part of the result, and leave first, a batch a turn; after a cancel nobody wants
+    /// them.
+    fn engine_failed(&mut self, stream: &Stream, now: Instant, error: EngineError) -> TurnEnd {
         if stream.cancel.is_cancelled() || self.producer.lock().is_probe() {
             self.discard();
         } else {
+            if let Some(writer) = self.writer.as_mut() {
+                writer.close_sample();
+            }
             // What the engine failed with is told, not this.
-            let _rows_of_no_type = self.finish_batch(now, true);
+            let bytes = self.finish_batch(now, true).unwrap_or(0);
+            if self.holds_rows() {
+                self.engine_end = Some(Err(error));
+                return TurnEnd::Again(bytes);
+            }
         }
+        TurnEnd::End(self.failed(stream, error))
+    }
+
+    fn holds_rows(&self) -> bool {
+        self.writer.as_ref().is_some_and(RowWriter::holds_rows)
     }
 
     fn discard(&mut self) {

@@ -68,6 +68,7 @@ use crate::metrics::Metrics;
 use crate::protocol::{
     DescribeQuery, ErrorMessage, QueuedMessage, ResumeQuery, ServerMessage, StreamQuery, WindowRequest,
 };
+use crate::rows::CellRules;
 use crate::stream::{Registry, RegistryStatistics, StreamingConfig, WindowLimits};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -336,6 +337,9 @@ impl Scheduler {
             weight,
             checksum,
             traceparent,
+            text_errors,
+            arrow_mixed,
+            cell_types,
         } = query;
         self.check_accepting()?;
         let config = &self.core.config;
@@ -371,6 +375,11 @@ impl Scheduler {
             first_interval: config.first_batch_interval,
             interval: config.batch_interval,
             checksum,
+            cells: CellRules {
+                text_errors,
+                cell_types,
+            },
+            arrow_mixed,
         };
         let rank = Rank {
             priority: priority.unwrap_or(PRIORITY_DEFAULT),

@@ -16,7 +16,8 @@ use crate::protocol::{
     ServerMessage, checksum, encode_message,
 };
 use crate::rows::{
-    BatchLimits, FilledBatch, FlushSink, Int64Encoding, RowError, RowFormat, RowShape, RowWriter, Schema,
+    ArrowMixed, BatchLimits, CellRules, FilledBatch, FlushSink, Int64Encoding, RowError, RowFormat, RowShape,
+    RowWriter, Schema,
 };
 use crate::stream::{Item, QueryStreamStatus};
 use crate::sync::Mutex;
@@ -36,14 +37,18 @@ pub(crate) struct BatchRules {
     pub(crate) first_interval: Duration,
     pub(crate) interval: Duration,
     pub(crate) checksum: bool,
+    pub(crate) cells: CellRules,
+    #[cfg_attr(not(feature = "arrow"), allow(dead_code))] // a message that asks for Arrow is refused
+    pub(crate) arrow_mixed: ArrowMixed,
 }
 
 impl BatchRules {
     pub(super) fn shape(&self, columns: &Schema) -> RowShape {
         match self.format {
-            DataFormat::Json => RowShape::json(columns, self.row_format, self.int64),
+            DataFormat::Json if self.cells.are_default() => RowShape::json(columns, self.row_format, self.int64),
+            DataFormat::Json => RowShape::checked_json(columns, self.row_format, self.int64, self.cells),
             #[cfg(feature = "arrow")]
-            DataFormat::Arrow => RowShape::arrow(columns),
+            DataFormat::Arrow => RowShape::arrow(columns, self.arrow_mixed, self.cells),
             #[cfg(not(feature = "arrow"))]
             DataFormat::Arrow => unreachable!("a message that asks for Arrow is refused"),
         }
@@ -72,7 +77,7 @@ impl Framing {
         let (id, request_id) = (stream.id, stream.request_id.as_ref());
         match (rules.format, rules.compression) {
             (DataFormat::Json, Compression::None) => Self::Text(BatchEnvelope::new(id, request_id)),
-            _ => Self::Binary(BinaryEnvelope::new(id, request_id)),
+            _ => Self::Binary(BinaryEnvelope::new(id, request_id, rules.cells.cell_types)),
         }
     }
 }
@@ -150,10 +155,9 @@ impl Producer {
         let mut buffer = self.stream.core.buffers.take();
         self.open_batch(&mut buffer);
         let is_probe = self.is_probe();
-        let rows_left = self
-            .rules
-            .rows_max
-            .map_or(u64::MAX, |rows_max| rows_max.saturating_sub(self.row_offset));
+        let rows_left = self.rules.rows_max.map_or(u64::MAX, |rows_max| {
+            rows_max.saturating_sub(self.row_offset + writer.rows_sampled())
+        });
         let interval = if self.next_batch == 0 {
             self.rules.first_interval
         } else {
@@ -179,13 +183,22 @@ impl Producer {
         if is_probe { Limit::Probe } else { Limit::Send }
     }
 
+    /// Puts the batch into the channel, if it has rows; returns its bytes. Without `has_more` the engine has given all rows: what was
+    /// held back leaves now, or as much of it as one batch takes.
+    ///
+    /// # Errors
+    /// Of rows that cannot be written as what they are to be.
     pub(super) fn finish(
         &mut self,
         writer: &mut RowWriter,
         now: Instant,
         has_more: bool,
-        urgency: Option<Urgency>,
+        urgency: Urgency,
     ) -> Result<usize, RowError> {
+        let rows_read = self.row_offset + writer.rows_sampled() + u64::from(writer.rows());
+        if !has_more || self.rules.rows_max.is_some_and(|rows_max| rows_read >= rows_max) {
+            writer.close_sample();
+        }
         let batch = writer.take_batch()?;
         if batch.rows == 0 {
             self.stream.core.buffers.put(batch.buffer);
@@ -196,8 +209,10 @@ impl Producer {
             self.first_row = Some(time);
             self.stream.core.metrics.first_row.observe(time);
         }
+        let has_more = has_more || writer.holds_rows() && !writer.is_exhausted();
         let bytes = self.send_batch(batch, now, has_more);
-        if let Some(urgency) = urgency {
+        // The terminator follows a last batch at once and brings its own notice.
+        if has_more {
             self.stream.notify(urgency, bytes);
         }
         Ok(bytes)
@@ -224,24 +239,32 @@ impl Producer {
             buffer,
             rows: 0,
             row_bytes,
+            marks: self.rules.cells.cell_types.then(|| b"[]".to_vec()),
         };
         self.send_batch(batch, now, false);
     }
 
     fn send_batch(&mut self, batch: FilledBatch, now: Instant, has_more: bool) -> usize {
-        let framed = self.frame(batch.buffer, batch.rows, batch.row_bytes, has_more);
+        let rows = batch.rows;
+        self.row_bytes += (batch.row_bytes + batch.marks.as_ref().map_or(0, Vec::len)) as u64;
+        let framed = self.frame(batch, has_more);
         self.next_batch += 1;
-        self.row_offset += u64::from(batch.rows);
-        self.row_bytes += batch.row_bytes as u64;
+        self.row_offset += u64::from(rows);
         let bytes = framed.raw_bytes;
         self.stream.set_status(QueryStreamStatus::Streaming);
         self.stream.announce(bytes, now);
-        self.send(Item::Batch(EncodedBatch::new(&self.stream, batch.rows, framed)));
+        self.send(Item::Batch(EncodedBatch::new(&self.stream, rows, framed)));
         bytes
     }
 
     /// Makes a message of a buffer that ends with a batch's rows.
-    fn frame(&mut self, mut buffer: Vec<u8>, rows: u32, row_bytes: usize, has_more: bool) -> Framed {
+    fn frame(&mut self, batch: FilledBatch, has_more: bool) -> Framed {
+        let FilledBatch {
+            mut buffer,
+            rows,
+            row_bytes,
+            marks,
+        } = batch;
         let is_json = self.rules.format == DataFormat::Json;
         if is_json {
             buffer.push(b']');
@@ -259,7 +282,8 @@ impl Producer {
         });
         match &self.framing {
             Framing::Text(_) => {
-                BatchEnvelope::close(rows, self.row_offset, checksum, has_more, &mut buffer);
+                let marks = marks.as_deref();
+                BatchEnvelope::close(rows, self.row_offset, checksum, marks, has_more, &mut buffer);
                 Framed {
                     raw_bytes: buffer.len(),
                     message: buffer,
@@ -267,7 +291,7 @@ impl Producer {
                 }
             }
             Framing::Binary(envelope) => {
-                let raw_bytes = buffer.len();
+                let payload_end = buffer.len();
                 let mut header = BatchHeader {
                     batch_number: self.next_batch,
                     row_count: rows,
@@ -276,7 +300,8 @@ impl Producer {
                     has_more,
                     encoding: self.rules.format,
                     compression: Compression::None,
-                    uncompressed_bytes: raw_bytes - payload_at,
+                    uncompressed_bytes: payload_end - payload_at,
+                    cell_types_bytes: marks.as_ref().map(Vec::len),
                 };
                 let core = &self.stream.core;
                 if self.rules.compression != Compression::None && header.uncompressed_bytes >= COMPRESSED_BYTES_MIN {
@@ -294,10 +319,12 @@ impl Producer {
                     core.buffers.put(compressed);
                 }
                 envelope.close(&header, &mut buffer);
+                let marks = marks.unwrap_or_default();
+                buffer.extend_from_slice(&marks);
                 Framed {
                     message: buffer,
                     is_binary: true,
-                    raw_bytes,
+                    raw_bytes: payload_end + marks.len(),
                 }
             }
         }
@@ -337,7 +364,7 @@ impl FlushSink for DueBatches {
             return;
         }
         // A writer that fails stays full and fails again when the engine's call is over.
-        if producer.finish(writer, now, true, Some(Urgency::Now)).is_ok() {
+        if producer.finish(writer, now, true, Urgency::Now).is_ok() {
             // Where somebody waits for a worker, the engine comes back with its next row.
             let is_wanted = producer.stream.core.queue.is_wanted();
             producer.begin(writer, now, if is_wanted { 1 } else { u32::MAX });

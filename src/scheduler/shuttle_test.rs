@@ -20,7 +20,7 @@ use super::queue::Work;
 use super::*;
 use crate::engine::Engine;
 use crate::engine::memory::{MemoryEngine, Script};
-use crate::rows::{Int64Encoding, RowFormat};
+use crate::rows::{ArrowMixed, CellRules, Int64Encoding, RowFormat};
 use crate::stream::{AttachError, QueryStreamStatus, Taken};
 use crate::sync::Condvar;
 use crate::sync::atomic::AtomicUsize;
@@ -120,6 +120,8 @@ fn launch(core: &Arc<Core>, n_rows: u64, window: Option<u32>, is_resumable: bool
         first_interval: hour,
         interval: hour,
         checksum: false,
+        cells: CellRules::default(),
+        arrow_mixed: ArrowMixed::Fail,
     };
     let seat = Seats::new(1, 1).take(&Principal::anonymous()).unwrap();
     let job = Box::new(Job::new(&stream, rules, channel, None, seat));

@@ -18,8 +18,9 @@ const CONNECTION_BYTES: usize = 64 * 1024;
 /// A stream's state beside its cursor and its query; all that is left of one that is held for its client, beside its batches.
 const STREAM_BYTES: usize = 8 * 1024;
 
-/// Batches that the columns of a stream in Arrow may take between two batches: their buffers are kept, and grow by doubling.
-const COLUMN_BATCHES: usize = if cfg!(feature = "arrow") { 2 } else { 0 };
+/// Batches that the columns of a stream in Arrow may take between two batches: their buffers are kept, and grow by doubling. And one for
+/// the first rows, which are held back until the columns have types.
+const COLUMN_BATCHES: usize = if cfg!(feature = "arrow") { 3 } else { 0 };
 
 /// What memory a server may take, by what it is asked to do.
 ///

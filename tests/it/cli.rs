@@ -210,6 +210,30 @@ fn each_end_has_its_exit_code() {
     assert_eq!(output.status.code(), Some(1));
 }
 
+#[test]
+fn cells_that_are_not_what_their_column_says_are_read_as_asked_for() {
+    let served = Served::new();
+    let invalid = "SELECT CAST(x'61ff' AS TEXT) AS t";
+    served.check_fails(&[invalid], 1, "row 1, column 1 (\"t\")");
+    served.check(&[invalid, "--text-errors", "replace"], "{\"t\":\"a\u{FFFD}\"}\n");
+    served.check(&[invalid, "--text-errors", "blob"], "{\"t\":\"Yf8=\"}\n");
+    served.check_fails(&[invalid, "--text-errors", "lossy"], 2, "fail, replace, blob");
+    let output = served.query(&["SELECT 'x' AS t, x'00' AS b", "--cell-types"]);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "{\"t\":\"x\",\"b\":\"AA==\"}\n"
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "row 1, column 2 (\"b\") is a blob\n"
+    );
+    let mixed = "SELECT 1 AS x UNION ALL SELECT 'a'";
+    served.check_fails(&[mixed, "--format", "arrow"], 1, "arrow_mixed");
+    let output = served.query(&[mixed, "--format", "arrow", "--arrow-mixed", "text"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.starts_with(&[0xFF; 4]), "an Arrow stream");
+}
+
 pub(crate) const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
 
 /// A query without end, of which the first row has come.

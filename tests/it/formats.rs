@@ -550,7 +550,7 @@ mod arrow {
         let mut stream = client.query("SELECT 0 AS a, x FROM t").arrow().start().unwrap();
         let error = loop {
             match stream.next_event() {
-                Ok(Some(Event::ArrowBatch(batch))) => panic!("{batch:?}"),
+                Ok(Some(Event::ArrowBatch(batch))) => assert_eq!(batch.rows, 2, "the rows before it stand"),
                 Ok(Some(_)) => {}
                 Ok(None) => panic!("no error"),
                 Err(ClientError::Query(error)) => break error,
@@ -558,7 +558,11 @@ mod arrow {
             }
         };
         assert_eq!(error.code, ErrorCode::EncodingError);
-        assert!(error.message.contains("row 2, column 1"), "{}", error.message);
+        assert!(
+            error.message.contains("row 3, column 2 (\"x\")") && error.message.contains("arrow_mixed"),
+            "{}",
+            error.message
+        );
         assert!(error.started);
         // The connection goes on, and so does the same query as JSON.
         assert_eq!(

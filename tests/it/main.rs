@@ -14,6 +14,7 @@ mod behind;
 mod blocking;
 mod canary;
 mod cancel;
+mod cells;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]

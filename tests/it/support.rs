@@ -70,6 +70,7 @@ pub(crate) enum Wire {
         row_count: u64,
         row_offset: u64,
         checksum: Option<String>,
+        cell_types: Option<Value>,
         #[serde(default)]
         replay: bool,
     },

@@ -88,6 +88,9 @@ struct ValueCase {
     params: Option<Box<RawValue>>,
     int64: Option<String>,
     row_format: Option<String>,
+    text_errors: Option<String>,
+    #[serde(default)]
+    cell_types: bool,
     expect: ValueExpectation,
 }
 
@@ -96,6 +99,7 @@ struct ValueCase {
 struct ValueExpectation {
     columns: Option<Value>,
     rows: Option<String>,
+    cell_types: Option<Value>,
     error: Option<String>,
 }
 
@@ -134,13 +138,19 @@ impl ValueCase {
         if let Some(int64) = &self.int64 {
             message += &format!(r#","int64":{}"#, json!(int64));
         }
+        if let Some(text_errors) = &self.text_errors {
+            message += &format!(r#","text_errors":{}"#, json!(text_errors));
+        }
+        if self.cell_types {
+            message += r#","cell_types":true"#;
+        }
         let row_format = self.row_format.as_deref().unwrap_or("array");
         message + &format!(r#","row_format":{}}}"#, json!(row_format))
     }
 
     fn run(&self, client: &mut Plain) {
         client.send_text(&self.message());
-        let (mut columns, mut rows) = (Value::Null, Vec::new());
+        let (mut columns, mut rows, mut cell_types) = (Value::Null, Vec::new(), None);
         let error = loop {
             let text = next_text(client);
             let message: Value = serde_json::from_str(&text).unwrap();
@@ -149,6 +159,7 @@ impl ValueCase {
                 "query_batch" => {
                     let rows_text = serde_json::from_str::<RawBatch<'_>>(&text).unwrap().rows.get();
                     rows.push(rows_text[1..rows_text.len() - 1].to_owned());
+                    cell_types = message.get("cell_types").cloned();
                 }
                 "query_completed" => break None,
                 "error" => break Some(message["code"].as_str().unwrap().to_owned()),
@@ -160,6 +171,7 @@ impl ValueCase {
         if let Some(expected) = &self.expect.rows {
             assert_eq!(format!("[{}]", rows.join(",")), *expected, "{}", self.name);
         }
+        assert_eq!(cell_types, self.expect.cell_types, "{}", self.name);
         if let Some(expected) = &self.expect.columns {
             let matched = Bindings::default().check(expected, Some(&columns));
             assert_eq!(matched, Ok(()), "{}", self.name);

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::HumanCount;
 use terminal_size::terminal_size;
 
@@ -24,8 +25,11 @@ use progress::ProgressLine;
 use super::format::{Format, RowWriter};
 use super::signals::{SIGHUP, SIGINT, SIGTERM, on_signals};
 use super::{Exit, complain, reach, say};
-use crate::client::{Canceller, ClientError, CompletedMessage, Compression, Event, Outcome, QueryBuilder, QueryStream};
+use crate::client::{
+    Canceller, CellType, ClientError, CompletedMessage, Compression, Event, Outcome, QueryBuilder, QueryStream,
+};
 use crate::error::{CancelReason, ErrorCode};
+use crate::rows::{ArrowMixed, ColumnType, Schema, TextErrors};
 
 /// Bytes gathered for one write to standard output.
 const OUT_BYTES: usize = 64 * 1024;
@@ -73,6 +77,20 @@ pub(super) struct Arguments {
     /// Ask the server to deflate its messages (permessage-deflate), where its operator allows it; for slow networks.
     #[arg(long)]
     permessage_deflate: bool,
+
+    /// What becomes of a text that is not valid UTF-8: the query fails, each invalid part is replaced by U+FFFD, or the cell is written as a
+    /// blob.
+    #[arg(long, value_name = "CHOICE", default_value = "fail", value_parser = text_errors())]
+    text_errors: TextErrors,
+
+    /// With --format arrow or parquet, what becomes of a column whose values have no type in common: the query fails, or all columns are
+    /// text (binary where blobs are declared).
+    #[arg(long, value_name = "CHOICE", default_value = "fail", value_parser = arrow_mixed())]
+    arrow_mixed: ArrowMixed,
+
+    /// Report on standard error each cell that is not what its column declares, such as a blob in a column of text.
+    #[arg(long)]
+    cell_types: bool,
 
     /// Rows per batch [default: the server's].
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
@@ -213,6 +231,21 @@ fn codec(name: &str) -> Result<Compression, String> {
     found.ok_or_else(|| format!("there is {}", codecs.map(Compression::as_str).join(", ")))
 }
 
+fn text_errors() -> impl TypedValueParser<Value = TextErrors> {
+    PossibleValuesParser::new(["fail", "replace", "blob"]).map(|choice| match choice.as_str() {
+        "replace" => TextErrors::Replace,
+        "blob" => TextErrors::Blob,
+        _ => TextErrors::Fail,
+    })
+}
+
+fn arrow_mixed() -> impl TypedValueParser<Value = ArrowMixed> {
+    PossibleValuesParser::new(["fail", "text"]).map(|choice| match choice.as_str() {
+        "text" => ArrowMixed::Text,
+        _ => ArrowMixed::Fail,
+    })
+}
+
 fn read_sql(argument: &str) -> Result<String, String> {
     if argument != "-" {
         return Ok(argument.to_owned());
@@ -236,6 +269,9 @@ fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'
         output: _,
         compression,
         permessage_deflate: _,
+        text_errors,
+        arrow_mixed,
+        cell_types,
         batch_size,
         engine,
         max_rows,
@@ -247,6 +283,10 @@ fn describe(mut query: QueryBuilder<'_>, arguments: Arguments) -> QueryBuilder<'
         no_progress: _,
     } = arguments;
     query = query.resumable(resumable).checksum(checksum).compression(compression);
+    query = query
+        .text_errors(text_errors)
+        .arrow_mixed(arrow_mixed)
+        .cell_types(cell_types);
     if let Some(priority) = priority {
         query = query.priority(priority);
     }
@@ -371,8 +411,14 @@ impl Printer {
                         self.write(|writer, out| writer.columns(columns, out))?;
                     }
                 }
-                Event::Batch(batch) => self.write(|writer, out| writer.batch(&batch, out))?,
-                Event::ArrowBatch(batch) => self.write(|writer, out| writer.arrow_batch(&batch, out))?,
+                Event::Batch(batch) => {
+                    self.write(|writer, out| writer.batch(&batch, out))?;
+                    self.report_cell_types(batch.row_offset(), batch.cell_types(), stream.columns());
+                }
+                Event::ArrowBatch(batch) => {
+                    self.write(|writer, out| writer.arrow_batch(&batch, out))?;
+                    self.report_cell_types(batch.row_offset, &batch.cell_types, stream.columns());
+                }
                 Event::Reconnecting => self.progress.reconnecting(),
                 Event::Resumed => self.progress.resumed(),
                 Event::Progress(progress) => {
@@ -383,6 +429,23 @@ impl Printer {
                 }
             }
         }
+    }
+
+    /// A line for each cell that is not what its column declares, rows and columns counted from 1.
+    fn report_cell_types(&self, row_offset: u64, cell_types: &[CellType], columns: Option<&Schema>) {
+        if cell_types.is_empty() {
+            return;
+        }
+        self.progress.aside(|| {
+            for cell in cell_types {
+                let row = row_offset + u64::from(cell.row) + 1;
+                let column = columns.and_then(|columns| columns.columns().get(cell.column as usize));
+                let label = column.map_or("", |column| column.label.as_str());
+                let kind = kind_of(cell.ty);
+                let position = u64::from(cell.column) + 1;
+                say(&format!("row {row}, column {position} ({label:?}) is {kind}"));
+            }
+        });
     }
 
     /// Writes, with the progress line out of the way where both are on one terminal.
@@ -398,6 +461,25 @@ impl Printer {
         } else {
             write(writer.as_mut(), out)
         }
+    }
+}
+
+/// What a marked cell is, with its article.
+fn kind_of(ty: ColumnType) -> &'static str {
+    match ty {
+        ColumnType::Int64 => "an integer",
+        ColumnType::Float64 => "a real",
+        ColumnType::Boolean => "a boolean",
+        ColumnType::Blob => "a blob",
+        ColumnType::Text
+        | ColumnType::Decimal
+        | ColumnType::Date
+        | ColumnType::Time
+        | ColumnType::Timestamp
+        | ColumnType::TimestampTz
+        | ColumnType::Json
+        | ColumnType::Uuid
+        | ColumnType::Any => "text",
     }
 }
 

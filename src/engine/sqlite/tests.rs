@@ -125,7 +125,7 @@ fn text_that_is_no_text_names_its_cell() {
     let fixture = fixture("");
     let sql = "SELECT 1, 'fine' UNION ALL SELECT 2, CAST(x'41FF' AS TEXT)";
     let error = check_refused(&fixture, &QuerySpec::new(sql), EngineErrorKind::Encoding);
-    assert!(error.message.contains("row 1, column 1"), "{error}");
+    assert!(error.message.contains(r#"row 2, column 2 ("'fine'")"#), "{error}");
 }
 
 #[test]

@@ -2,12 +2,16 @@
 
 use arrow_schema::{DataType, TimeUnit};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use super::calendar;
-use super::{Cell, CellError};
+use crate::rows::cell::{Cell, CellError};
+use crate::rows::number::{non_finite, push_integer, push_real};
 use crate::rows::{Column, ColumnType};
 
 /// Integers up to here, in both directions, are exact as doubles: 2^53.
-const EXACT_INTEGER_MAX: u64 = 1 << 53;
+pub(super) const EXACT_INTEGER_MAX: u64 = 1 << 53;
 
 /// Largest precision of a `Decimal128`.
 const DECIMAL_PRECISION_MAX: u8 = 38;
@@ -24,10 +28,43 @@ pub(super) enum ArrowType {
     Time64,
     Timestamp,
     TimestampUtc,
-    Decimal128 { precision: u8, scale: u8 },
+    Decimal128 {
+        precision: u8,
+        scale: u8,
+    },
+    /// `Utf8` that takes every cell, in the form that it has in JSON.
+    AnyText,
+    /// `Binary` that takes every cell: blobs as they are, others as the bytes of their text.
+    AnyBytes,
 }
 
 impl ArrowType {
+    /// The type that takes every cell of a column.
+    pub(super) fn mixed(column: &Column) -> Self {
+        if column.ty == ColumnType::Blob {
+            Self::AnyBytes
+        } else {
+            Self::AnyText
+        }
+    }
+
+    /// Whether the type says of a cell what it is.
+    pub(super) fn tells(self, cell: Cell<'_>) -> bool {
+        match self {
+            Self::Int64 => matches!(cell, Cell::Integer(_)),
+            Self::Float64 => matches!(cell, Cell::Real(_)),
+            Self::Boolean => matches!(cell, Cell::Boolean(_)),
+            Self::Binary | Self::AnyBytes => matches!(cell, Cell::Blob(_)),
+            Self::Utf8
+            | Self::AnyText
+            | Self::Date32
+            | Self::Time64
+            | Self::Timestamp
+            | Self::TimestampUtc
+            | Self::Decimal128 { .. } => matches!(cell, Cell::Text(_)),
+        }
+    }
+
     /// What a column's declaration asks for; none where nothing is declared.
     pub(super) fn declared(column: &Column) -> Option<Self> {
         match column.ty {
@@ -50,8 +87,8 @@ impl ArrowType {
             Self::Int64 => DataType::Int64,
             Self::Float64 => DataType::Float64,
             Self::Boolean => DataType::Boolean,
-            Self::Utf8 => DataType::Utf8,
-            Self::Binary => DataType::Binary,
+            Self::Utf8 | Self::AnyText => DataType::Utf8,
+            Self::Binary | Self::AnyBytes => DataType::Binary,
             Self::Date32 => DataType::Date32,
             Self::Time64 => DataType::Time64(TimeUnit::Microsecond),
             Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
@@ -67,8 +104,8 @@ impl ArrowType {
             Self::Int64 => "Int64",
             Self::Float64 => "Float64",
             Self::Boolean => "Boolean",
-            Self::Utf8 => "Utf8",
-            Self::Binary => "Binary",
+            Self::Utf8 | Self::AnyText => "Utf8",
+            Self::Binary | Self::AnyBytes => "Binary",
             Self::Date32 => "Date32",
             Self::Time64 => "Time64",
             Self::Timestamp => "Timestamp",
@@ -80,7 +117,7 @@ impl ArrowType {
     fn layout(self) -> Layout {
         match self {
             Self::Boolean => Layout::Bits,
-            Self::Utf8 | Self::Binary => Layout::Offsets,
+            Self::Utf8 | Self::Binary | Self::AnyText | Self::AnyBytes => Layout::Offsets,
             Self::Date32 => Layout::Fixed(4),
             Self::Int64 | Self::Float64 | Self::Time64 | Self::Timestamp | Self::TimestampUtc => Layout::Fixed(8),
             Self::Decimal128 { .. } => Layout::Fixed(16),
@@ -234,8 +271,35 @@ impl TypedColumn {
                 Some(value) => Ok(self.push_fixed(value.to_le_bytes())),
                 None => mistyped("text that is not a decimal of the declared digits"),
             },
+            (ArrowType::AnyText | ArrowType::AnyBytes, cell) => self.push_any(cell),
             (_, cell) => mistyped(cell.kind()),
         }
+    }
+
+    /// Appends a cell of any kind, as bytes.
+    fn push_any(&mut self, cell: Cell<'_>) -> Result<u64, CellError> {
+        if let Cell::Text(text) = cell
+            && std::str::from_utf8(text).is_err()
+        {
+            return Err(CellError::InvalidUtf8);
+        }
+        let start = self.values.len();
+        self.push_valid();
+        let out = &mut self.values;
+        match cell {
+            Cell::Null => {}
+            Cell::Boolean(value) => out.extend_from_slice(if value { b"true" } else { b"false" }),
+            Cell::Integer(value) => push_integer(value, out),
+            Cell::Real(value) if value.is_finite() => push_real(value, out),
+            Cell::Real(value) => out.extend_from_slice(non_finite(value).as_bytes()),
+            Cell::Blob(bytes) if self.ty == ArrowType::AnyText => {
+                out.extend_from_slice(BASE64.encode(bytes).as_bytes())
+            }
+            Cell::Text(bytes) | Cell::Blob(bytes) => out.extend_from_slice(bytes),
+        }
+        self.push_offset();
+        self.len += 1;
+        Ok(33 + 8 * (self.values.len() - start) as u64)
     }
 
     #[inline(never)]
