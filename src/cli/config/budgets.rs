@@ -108,8 +108,10 @@ mod tests {
 
     fn scaled(mib: u64) -> (Settings, Vec<Shown>) {
         let (mut settings, mut shown, _) = read(&Layers::default());
-        let mut host = HostLimits::default();
-        host.memory_bytes = Some(mib << 20);
+        let host = HostLimits {
+            memory_bytes: Some(mib << 20),
+            ..HostLimits::default()
+        };
         scale(&mut settings, &mut shown, &host);
         (settings, shown)
     }
