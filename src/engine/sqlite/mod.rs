@@ -212,7 +212,7 @@ impl Engine for SqliteEngine {
 
     /// Counts the rows on a second connection where that can be expected to fit into `budget`; for a query that streams out of one table,
     /// otherwise tells about how many rows that table has, which the scan's own counter is measured against. The count is of this moment,
-    /// not of the running query's snapshot. It reads at most 4,096 pages, and ends with the first read or some thousand operations after its
+    /// not of the running query's snapshot. The count reads at most 4,096 pages, and ends with the first read or some thousand operations after its
     /// time. With a budget of zero nothing is counted.
     fn estimate(&self, query: &QuerySpec, budget: Duration, cancel: &CancelToken) -> Estimate {
         estimate::estimate(&self.pool, &self.uncounted, query, budget, cancel).unwrap_or_default()
