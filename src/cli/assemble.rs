@@ -206,18 +206,45 @@ fn open(settings: &Settings, path: &Path) -> Result<SqliteEngine, String> {
 }
 
 fn sqlite(settings: &Settings, path: &Path) -> SqliteEngineBuilder {
+    type Set = fn(SqliteEngineBuilder, u32) -> SqliteEngineBuilder;
     let u32_of = |bytes: Bytes| u32::try_from(bytes.0).unwrap_or(u32::MAX);
-    let mut builder = SqliteEngine::builder(path)
+    let builder = SqliteEngine::builder(path)
         .profile(settings.sqlite_profile.into())
         .cache_kib(u32_of(Bytes(settings.sqlite_cache.0.div_ceil(1024))))
         .lock_timeout(settings.sqlite_lock_timeout);
-    if let Some(bytes) = settings.sqlite_cell_bytes_max {
-        builder = builder.cell_bytes_max(u32_of(bytes));
-    }
-    if let Some(bytes) = settings.sqlite_query_bytes_max {
-        builder = builder.query_bytes_max(u32_of(bytes));
-    }
-    builder
+    let limits: [(Option<u32>, Set); 9] = [
+        (
+            settings.sqlite_cell_bytes_max.map(u32_of),
+            SqliteEngineBuilder::cell_bytes_max,
+        ),
+        (
+            settings.sqlite_query_bytes_max.map(u32_of),
+            SqliteEngineBuilder::query_bytes_max,
+        ),
+        (settings.sqlite_columns_max, SqliteEngineBuilder::columns_max),
+        (settings.sqlite_parameters_max, SqliteEngineBuilder::parameters_max),
+        (
+            settings.sqlite_expression_depth_max,
+            SqliteEngineBuilder::expression_depth_max,
+        ),
+        (
+            settings.sqlite_compound_parts_max,
+            SqliteEngineBuilder::compound_parts_max,
+        ),
+        (
+            settings.sqlite_function_arguments_max,
+            SqliteEngineBuilder::function_arguments_max,
+        ),
+        (settings.sqlite_operations_max, SqliteEngineBuilder::operations_max),
+        (
+            settings.sqlite_pattern_bytes_max.map(u32_of),
+            SqliteEngineBuilder::pattern_bytes_max,
+        ),
+    ];
+    limits.into_iter().fold(builder, |builder, (limit, set)| match limit {
+        Some(limit) => set(builder, limit),
+        None => builder,
+    })
 }
 
 /// `name=FILE`, or a file under the name of its stem.

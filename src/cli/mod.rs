@@ -27,13 +27,25 @@ use clap::{Parser, Subcommand};
 use logging::LogFormat;
 
 use crate::client::ClientError;
+use crate::engine::sqlite;
 
 /// Stream large SQL results over WebSocket.
 #[derive(Debug, Parser)]
-#[command(name = "rowstream", version, about, max_term_width = 100)]
+#[command(name = "rowstream", version, long_version = long_version(), about, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+}
+
+/// What `--version` prints, and `-V` only begins.
+fn long_version() -> String {
+    let features: Vec<_> = sqlite::library_features().collect();
+    format!(
+        "{}\nSQLite {} with {}",
+        env!("CARGO_PKG_VERSION"),
+        sqlite::library_version(),
+        features.join(", ")
+    )
 }
 
 #[derive(Debug, Subcommand)]

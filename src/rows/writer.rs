@@ -292,7 +292,8 @@ impl RowWriter {
         too_large
     }
 
-    fn row_number(&self) -> u64 {
+    /// 0-based position of the next row in the whole result.
+    pub(crate) fn row_number(&self) -> u64 {
         self.row_offset + u64::from(self.rows)
     }
 

@@ -103,6 +103,7 @@ fn version() -> String {
         "version": VERSION,
         "protocol": SUBPROTOCOL,
         "sqlite": sqlite::library_version(),
+        "sqlite_features": sqlite::library_features().collect::<Vec<_>>(),
         "features": features,
     });
     format!("{version}\n")

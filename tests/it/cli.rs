@@ -149,6 +149,26 @@ pub(crate) fn signal(process: &Child, name: &str) {
 }
 
 #[test]
+fn limits_of_sqlite_are_settings_and_their_errors_name_them() {
+    let served = Served::with(&["--sqlite-pattern-bytes-max", "5", "--sqlite-function-arguments-max=3"]);
+    served.check_fails(&["SELECT 'a' LIKE '%abcdef%'"], 1, "`sqlite_pattern_bytes_max` is 5");
+    served.check_fails(&["SELECT max(1, 2, 3, 4)"], 1, "`sqlite_function_arguments_max` is 3");
+}
+
+#[test]
+fn the_version_says_what_sqlite_can_do() {
+    let output = rowstream(&["--version"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let start = format!(
+        "rowstream {}\nSQLite {} with ",
+        env!("CARGO_PKG_VERSION"),
+        rusqlite::version()
+    );
+    assert!(text.starts_with(&start), "{text}");
+    assert!(text.contains("fts5") && text.contains("math"), "{text}");
+}
+
+#[test]
 fn results_come_in_four_formats() {
     let served = Served::new();
     let sql = "SELECT n, name FROM t ORDER BY n";

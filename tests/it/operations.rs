@@ -275,6 +275,20 @@ fn a_version_says_what_is_running() {
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(version["protocol"], "rowstream.v1");
     assert_eq!(version["sqlite"], rusqlite::version());
+    let sqlite_features = version["sqlite_features"].as_array().unwrap();
+    for feature in [
+        "dbstat",
+        "fts3",
+        "fts5",
+        "geopoly",
+        "json",
+        "math",
+        "percentile",
+        "rtree",
+        "series",
+    ] {
+        assert!(sqlite_features.contains(&feature.into()), "{feature}: {version}");
+    }
     let features = version["features"].as_array().unwrap();
     assert_eq!(features.contains(&json!("cli")), cfg!(feature = "cli"));
     let build = format!(

@@ -80,6 +80,23 @@ fn parameters_are_bound_by_place_and_by_name() {
     }
 }
 
+/// What the specification shows of an error is what a server says.
+#[test]
+fn the_specifications_example_of_an_error_is_true() {
+    let specification = include_str!("../../src/protocol/spec.md");
+    let (_, section) = specification.split_once("### `error`").unwrap();
+    let (_, example) = section.split_once("```json\n").unwrap();
+    let mut expected: Value = serde_json::from_str(example.split_once("\n```").unwrap().0).unwrap();
+    let (_folder, server) = serve_sql("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT)");
+    let mut client = Plain::connect(&server);
+    client.send(&json!({"type": "stream_query", "request_id": "users", "query": "SELECT nme FROM users"}));
+    let mut error: Value = serde_json::from_str(client.next_raw().to_text().unwrap()).unwrap();
+    // The one that the server chose.
+    expected["stream_id"] = json!("");
+    error["stream_id"] = json!("");
+    assert_eq!(error, expected);
+}
+
 #[test]
 fn errors_point_at_the_query() {
     let (_folder, server) = serve_sql("");

@@ -61,7 +61,7 @@ settings! {
         db: Vec<String> = Vec::new();
         /// Serve TPC-H demo data of this scale (1 is six million rows), made on first use in the temporary folder.
         demo: Option<DemoScale> = None;
-        /// What queries may do: `untrusted` for those of strangers, `trusted` for those of people who may have the machine.
+        /// What queries may do: `untrusted` for authors who may want to harm the server, `trusted` for those who may not.
         sqlite_profile: Profile = Profile::Untrusted;
         /// Memory that SQLite may take in the whole process; 0 for as much as there is. Less on hosts with less than 2 GiB of memory.
         sqlite_heap: Bytes = Bytes(256 << 20);
@@ -69,10 +69,24 @@ settings! {
         sqlite_cache: Bytes = Bytes(64 << 10);
         /// How long a query waits for a lock that a writer of the database holds.
         sqlite_lock_timeout: Duration = Duration::from_secs(2);
-        /// Largest text or blob that a query may make or read; the profile says it where this does not.
+        /// Largest text or blob that a query may make or read; defaults to 1 MiB.
         sqlite_cell_bytes_max: Option<Bytes> = None;
-        /// Longest query; the profile says it where this does not.
+        /// Longest query; defaults to 64 KiB, or 1 MiB with the profile `trusted`.
         sqlite_query_bytes_max: Option<Bytes> = None;
+        /// Most columns of a result, and terms of ORDER BY and GROUP BY; defaults to 2000.
+        sqlite_columns_max: Option<u32> = None;
+        /// Most parameters of a query; defaults to 32766.
+        sqlite_parameters_max: Option<u32> = None;
+        /// Deepest expression, and deepest nesting of subqueries; defaults to 1000.
+        sqlite_expression_depth_max: Option<u32> = None;
+        /// Most parts of a UNION, INTERSECT or EXCEPT; defaults to 500.
+        sqlite_compound_parts_max: Option<u32> = None;
+        /// Most arguments of a function; defaults to 512, or 1000 with the profile `trusted`.
+        sqlite_function_arguments_max: Option<u32> = None;
+        /// Most operations of a compiled query; defaults to 172032, or 250000000 with the profile `trusted`.
+        sqlite_operations_max: Option<u32> = None;
+        /// Longest pattern of LIKE and GLOB; defaults to 256 bytes, or 50000 with the profile `trusted`.
+        sqlite_pattern_bytes_max: Option<Bytes> = None;
     }
     "Addresses" {
         /// Where to listen, as HOST:PORT or unix:PATH; port 0 takes a free one. Repeatable.

@@ -1,11 +1,16 @@
 //! One running query: a prepared statement with its parameters bound, and the connection it has on loan.
 
+use super::advice::advise;
+use super::bounds::Bound;
 use super::declared::type_of;
 use super::error::{not_reading, while_filling, while_preparing, while_running};
-use super::ffi::{Database, Prepared, Statement};
+use super::ffi::{Database, FillError, Prepared, Statement};
+use super::oversize;
+use super::parameters::bind;
 use super::pool::Loan;
+use super::quotes::without_double_quotes;
 use crate::engine::{CancelToken, Cursor, CursorProgress, Description, EngineError, EngineErrorKind, QuerySpec, Step};
-use crate::rows::{Column, ColumnType, Params, RowWriter, Schema, Value};
+use crate::rows::{Column, ColumnType, RowWriter, Schema};
 
 /// A query being read.
 pub(super) struct SqliteCursor {
@@ -25,7 +30,8 @@ impl SqliteCursor {
     ) -> Result<Self, EngineError> {
         let mut statement = match prepare(database, &query.sql, cancel) {
             Ok(statement) => statement,
-            Err((database, error)) => {
+            Err((database, mut error)) => {
+                let database = advise(database, &query.sql, &mut error);
                 end(loan, database, Some(error.kind));
                 return Err(error);
             }
@@ -46,6 +52,39 @@ impl SqliteCursor {
     }
 }
 
+impl SqliteCursor {
+    /// Says in the error which cell of the row was too large to read, if that is found out. Ends the statement.
+    fn name_cell(&mut self, error: &mut EngineError, row_idx: u64) {
+        let Some((statement, loan)) = self.open.take() else {
+            return;
+        };
+        let (sql, rules) = (statement.expanded_sql(), statement.rules());
+        let mut database = statement.into_database();
+        if let Some(sql) = sql {
+            let found;
+            (database, found) = oversize::find(database, &rules, &sql, self.schema.len(), row_idx, &self.cancel);
+            if let Some(found) = found
+                && let Some(column) = self.schema.columns().get(found.column_idx)
+            {
+                let row = if found.is_in_the_row {
+                    format!("row {}, ", row_idx + 1)
+                } else {
+                    String::new()
+                };
+                error.message = format!(
+                    "the cell in {row}column {} ({:?}) has {} bytes, more than `{}` ({}) allows",
+                    found.column_idx + 1,
+                    column.name,
+                    found.bytes,
+                    Bound::CellBytes.setting(),
+                    rules.bounds.of(Bound::CellBytes)
+                );
+            }
+        }
+        end(loan, database, self.failed);
+    }
+}
+
 impl Cursor for SqliteCursor {
     fn columns(&self) -> Option<&Schema> {
         Some(&self.schema)
@@ -63,8 +102,12 @@ impl Cursor for SqliteCursor {
             Ok(true) => Ok(Step::Done),
             Ok(false) => Ok(Step::More),
             Err(error) => {
-                let error = while_filling(error, &self.cancel);
+                let is_cell_too_large = matches!(&error, FillError::Sql(failure) if failure.is_cell_too_large());
+                let mut error = while_filling(error, &self.cancel);
                 self.failed = Some(error.kind);
+                if is_cell_too_large {
+                    self.name_cell(&mut error, out.row_number());
+                }
                 Err(error)
             }
         }
@@ -110,11 +153,19 @@ pub(super) fn prepare(
         error.position = u32::try_from(at).ok();
         return Err((database, error));
     }
-    match Statement::prepare(database, sql) {
+    let mut prepared = Statement::prepare(database, sql);
+    if let Prepared::Failed(_, failure) = &prepared
+        && failure.is_text_in_a_view()
+        && let Some(requoted) = without_double_quotes(sql)
+        && let Prepared::Failed(database, _) = prepared
+    {
+        prepared = Statement::prepare_beside_quoted_texts(database, &requoted);
+    }
+    match prepared {
         Prepared::One(statement) => Ok(statement),
         Prepared::None(database) => Err((database, syntax("there is no statement in the query"))),
         Prepared::Several(database) => Err((database, syntax("a query is exactly one statement"))),
-        Prepared::Failed(database, failure) => Err((database, while_preparing(failure, cancel))),
+        Prepared::Failed(database, failure) => Err((database, while_preparing(failure, sql, cancel))),
     }
 }
 
@@ -124,54 +175,6 @@ fn check(statement: &Statement) -> Result<(), EngineError> {
         return Ok(());
     }
     Err(not_reading())
-}
-
-/// Binds every parameter of the statement, and refuses those it does not have.
-pub(super) fn bind(statement: &mut Statement, params: &Params, cancel: &CancelToken) -> Result<(), EngineError> {
-    let refused = |text: String| Err(EngineError::new(EngineErrorKind::Parameter, text));
-    let n_wanted = statement.n_parameters();
-    let values: Vec<&Value> = match params {
-        Params::None if n_wanted == 0 => return Ok(()),
-        Params::None => return refused(format!("the query has {n_wanted} parameters, none was given")),
-        Params::Positional(values) if values.len() == n_wanted => values.iter().collect(),
-        Params::Positional(values) => {
-            return refused(format!(
-                "the query has {n_wanted} parameters, {} were given",
-                values.len()
-            ));
-        }
-        Params::Named(values) => {
-            let wanted: Vec<Option<String>> = (1..=n_wanted).map(|n| statement.parameter_name(n)).collect();
-            let bare = |name: &Option<String>| {
-                name.as_ref()
-                    .and_then(|name| name.get(1..))
-                    .unwrap_or_default()
-                    .to_owned()
-            };
-            if let Some((name, _)) = values
-                .iter()
-                .find(|(name, _)| !wanted.iter().any(|wanted| bare(wanted) == *name))
-            {
-                return refused(format!("the query has no parameter called {name:?}"));
-            }
-            let mut found = Vec::with_capacity(n_wanted);
-            for wanted in &wanted {
-                let name = bare(wanted);
-                match values.iter().find(|(given, _)| wanted.is_some() && *given == name) {
-                    Some((_, value)) => found.push(value),
-                    None if wanted.is_some() => return refused(format!("no value was given for parameter {name:?}")),
-                    None => return refused("the query has parameters without a name".to_owned()),
-                }
-            }
-            found
-        }
-    };
-    for (idx, value) in values.into_iter().enumerate() {
-        statement
-            .bind(idx + 1, value)
-            .map_err(|failure| while_running(failure, cancel))?;
-    }
-    Ok(())
 }
 
 fn schema_of(statement: &Statement) -> Schema {
@@ -208,7 +211,10 @@ pub(super) fn describe(
             });
             (described, statement.into_database())
         }
-        Err((database, error)) => (Err(error), database),
+        Err((database, mut error)) => {
+            let database = advise(database, sql, &mut error);
+            (Err(error), database)
+        }
     };
     end(loan, database, described.as_ref().err().map(|error| error.kind));
     described

@@ -4,7 +4,10 @@ use std::ffi::c_int;
 
 use rusqlite::ffi as codes;
 
+use super::bounds::{Bound, Rules};
 use super::ffi::{self, Failure, FillError};
+use super::profile::SqliteProfile;
+use super::words::words;
 use crate::engine::{CancelToken, EngineError, EngineErrorKind};
 
 /// Result codes by name (sqlite.org/rescode.html). Of extended codes the low byte is the primary one.
@@ -37,20 +40,21 @@ const NAMES: &[(c_int, &str, EngineErrorKind)] = &[
     (codes::SQLITE_NOTADB, "SQLITE_NOTADB", EngineErrorKind::Unavailable),
 ];
 
-/// How SQLite begins to say that a query is beyond one of its limits; to it, these are plain errors.
+/// How SQLite begins to say that a query is beyond a limit of its own, which no setting rules; to it, these are plain errors.
 const BEYOND_A_LIMIT: &[&str] = &[
     "too many ",
-    "Expression tree is too large",
     "Recursion limit",
-    "VIEWs and/or subqueries nested too deep",
-    "variable number must be between",
-    "LIKE or GLOB pattern too complex",
     "JSON path too deep",
     "at most 64 tables in a join",
     "parser stack overflow",
 ];
 
-const ONLY_READING: &str = "only statements that read are allowed";
+/// How SQLite begins to say that the authorizer has denied something: the function that follows, or else the statement itself or one
+/// that a virtual table prepares.
+const DENIED: &str = "not authorized";
+const FUNCTION: &str = "not authorized to use function: ";
+
+const ONLY_READING: &str = "only statements that read are allowed: SELECT, WITH, VALUES, EXPLAIN";
 
 fn lookup(code: c_int) -> Option<(&'static str, EngineErrorKind)> {
     NAMES
@@ -59,17 +63,35 @@ fn lookup(code: c_int) -> Option<(&'static str, EngineErrorKind)> {
         .map(|(_, name, kind)| (*name, *kind))
 }
 
-/// A failure while preparing: a plain error is the query's fault.
-pub(super) fn while_preparing(failure: Failure, cancel: &CancelToken) -> EngineError {
+/// A failure while preparing `sql`: a plain error is the query's fault.
+pub(super) fn while_preparing(failure: Failure, sql: &str, cancel: &CancelToken) -> EngineError {
+    if failure.message.starts_with(DENIED) && !failure.message.starts_with(FUNCTION) && !only_reads(sql) {
+        return not_reading();
+    }
     // SQLite says "out of memory" of a query with too many operations too. To compile one takes little memory.
     let compiled_too_large = failure.code & 0xFF == codes::SQLITE_NOMEM && !heap_is_nearly_full();
+    let rules = failure.rules;
     let mut error = engine_error(failure, cancel, EngineErrorKind::Syntax);
     if compiled_too_large {
         error.kind = EngineErrorKind::Limit;
-        error.message = "the query is too large: it compiles to more operations than are allowed".to_owned();
-        error.hint = Some("a long list of values can be one JSON parameter, read with json_each".to_owned());
+        let (setting, value) = (Bound::Operations.setting(), rules.bounds.of(Bound::Operations));
+        error.message = format!("the query compiles to more operations than `{setting}` ({value}) allows");
+        let hint = "pass a long list of values as one JSON parameter and read it with json_each";
+        error.hint = Some(hint.to_owned());
     }
     error
+}
+
+/// Whether the statement's words are those of one that reads.
+fn only_reads(sql: &str) -> bool {
+    const WRITING: [&str; 3] = ["into", "update", "delete"];
+    match words(sql).next() {
+        Some(first) if first.eq_ignore_ascii_case("with") => {
+            !words(sql).any(|word| WRITING.iter().any(|writing| word.eq_ignore_ascii_case(writing)))
+        }
+        Some(first) => ["select", "values"].iter().any(|word| first.eq_ignore_ascii_case(word)),
+        None => false,
+    }
 }
 
 fn heap_is_nearly_full() -> bool {
@@ -94,7 +116,7 @@ fn engine_error(failure: Failure, cancel: &CancelToken, plain: EngineErrorKind) 
         code,
         message,
         offset,
-        in_memory,
+        rules,
     } = failure;
     // A wait for a lock that the token has ended comes back as busy.
     let stopped = matches!(code & 0xFF, codes::SQLITE_INTERRUPT | codes::SQLITE_BUSY);
@@ -114,9 +136,9 @@ fn engine_error(failure: Failure, cancel: &CancelToken, plain: EngineErrorKind) 
     match code & 0xFF {
         codes::SQLITE_ERROR => {
             let begins = |start: &&str| error.message.starts_with(start);
-            error.kind = if error.message.starts_with("not authorized") {
+            error.kind = if error.message.starts_with(DENIED) {
                 EngineErrorKind::ReadOnly
-            } else if BEYOND_A_LIMIT.iter().any(begins) {
+            } else if BEYOND_A_LIMIT.iter().any(begins) || Bound::of_message(&error.message).is_some() {
                 EngineErrorKind::Limit
             } else {
                 plain
@@ -130,37 +152,94 @@ fn engine_error(failure: Failure, cancel: &CancelToken, plain: EngineErrorKind) 
             error.hint = Some("try again; if it stays so, whoever runs the server should look at the file".to_owned());
         }
         codes::SQLITE_NOMEM => {
-            error.message = "SQLite has no memory left".to_owned();
-            let hint = "all queries share it: try again, or sort, group and collect less at once";
+            error.message = "the memory of SQLite (`sqlite_heap`) is exhausted".to_owned();
+            let hint = "all queries share it: retry later, or sort, group and collect less at once";
             error.hint = Some(hint.to_owned());
         }
-        codes::SQLITE_FULL if in_memory => {
+        codes::SQLITE_FULL if rules.sorts_in_memory() => {
             error.kind = EngineErrorKind::Limit;
-            error.message = "the query has more to sort, to group or to keep than memory is allowed for it".to_owned();
-        }
-        codes::SQLITE_TOOBIG if error.message == "string or blob too big" => {
-            let hint = "a text or blob that the query reads, or makes on the way, is larger than the engine allows";
-            error.hint = Some(hint.to_owned());
+            error.message = format!(
+                "the query sorts, groups or stores more than a quarter of `sqlite_heap`, the limit of {}",
+                said(rules.profile)
+            );
+            error.hint = Some(lifted_by_trust("sorts on disk"));
         }
         // The path is in the message.
         codes::SQLITE_CANTOPEN => error.message = "cannot open the database".to_owned(),
         _ => {}
     }
+    if let Some(bound) = Bound::of_message(&error.message) {
+        say_bound(&mut error, bound, &rules);
+    }
     if error.kind == EngineErrorKind::ReadOnly {
-        let function = error.message.starts_with("not authorized to use function");
-        let table = error.message.starts_with("access to ");
-        error.hint = Some(match (function, table) {
-            (true, _) => "the function is not among those that queries may use here".to_owned(),
-            (_, true) => "the table is not among those that queries may read here".to_owned(),
-            _ => ONLY_READING.to_owned(),
-        });
+        say_denied(&mut error, rules.profile);
     }
     error
 }
 
+/// Names the bound that a query is beyond.
+fn say_bound(error: &mut EngineError, bound: Bound, rules: &Rules) {
+    let (setting, value, ceiling) = (bound.setting(), rules.bounds.of(bound), bound.ceiling());
+    if bound == Bound::CellBytes {
+        error.message =
+            format!("the query reads or makes a text or blob of more than {value} bytes, the limit of `{setting}`");
+        error.hint = Some(format!(
+            "leave the column out, or ask for its length() and typeof() only; the operator may set up to {ceiling} bytes"
+        ));
+        return;
+    }
+    error.message = format!("{}: `{setting}` is {value}", error.message);
+    error.hint = Some(if value < ceiling {
+        format!("split the query up; the operator may set up to {ceiling}")
+    } else {
+        "split the query up: SQLite allows no more".to_owned()
+    });
+}
+
+/// Names what the authorizer has denied, and what would allow it.
+fn say_denied(error: &mut EngineError, profile: SqliteProfile) {
+    const NO_PROFILE: &str = "no profile allows it";
+    let table = error.message.strip_prefix("access to ");
+    let table = table.and_then(|rest| Some(rest.strip_suffix(" is prohibited")?.rsplit_once('.')?.0));
+    let (what, is_trusted_with_it) = if let Some(function) = error.message.strip_prefix(FUNCTION) {
+        (
+            format!("the function {function}"),
+            SqliteProfile::Trusted.has_function(function),
+        )
+    } else if let Some(table) = table {
+        (format!("the table {table}"), SqliteProfile::Trusted.has_table(table))
+    } else if error.message.starts_with(DENIED) {
+        (
+            "full-text, R*Tree and other virtual tables".to_owned(),
+            profile == SqliteProfile::Untrusted,
+        )
+    } else {
+        error.hint = Some(ONLY_READING.to_owned());
+        return;
+    };
+    error.message = format!("{} does not allow {what}", said(profile));
+    error.hint = Some(if is_trusted_with_it {
+        lifted_by_trust("allows it")
+    } else {
+        NO_PROFILE.to_owned()
+    });
+}
+
+fn said(profile: SqliteProfile) -> String {
+    format!("the profile `{}` (`sqlite_profile`)", profile.name())
+}
+
+/// Advice to choose the other profile.
+fn lifted_by_trust(does: &str) -> String {
+    format!(
+        "`sqlite_profile = \"{}\"` {does}: for the operator to set where the authors of queries are trusted",
+        SqliteProfile::Trusted.name()
+    )
+}
+
 /// The statement does not only read.
 pub(super) fn not_reading() -> EngineError {
-    let mut error = EngineError::new(EngineErrorKind::ReadOnly, "the statement does something else than read");
+    let mut error = EngineError::new(EngineErrorKind::ReadOnly, "the statement does not only read");
     error.hint = Some(ONLY_READING.to_owned());
     error
 }
@@ -189,7 +268,7 @@ impl From<Failure> for OpenError {
 }
 
 /// A failure while opening, where a plain error is nobody's fault but the file's.
-pub(super) fn while_opening(error: OpenError, cancel: &CancelToken) -> EngineError {
+pub(super) fn while_opening(error: OpenError, rules: Rules, cancel: &CancelToken) -> EngineError {
     #[allow(clippy::wildcard_enum_match_arm)] // the rest cannot come of opening, and would mean the same
     let failure = match error {
         OpenError::Failure(failure) => failure,
@@ -197,7 +276,7 @@ pub(super) fn while_opening(error: OpenError, cancel: &CancelToken) -> EngineErr
             code: code.extended_code,
             message: message.unwrap_or_else(|| code.to_string()),
             offset: None,
-            in_memory: false,
+            rules,
         },
         OpenError::Sqlite(other) => {
             log::error!(error:% = other; "a connection to SQLite could not be set up");
@@ -205,7 +284,7 @@ pub(super) fn while_opening(error: OpenError, cancel: &CancelToken) -> EngineErr
         }
         OpenError::NoFileSystem { in_memory } => {
             let text = if in_memory {
-                "this SQLite cannot keep temporary files in memory; the profile for trusted queries needs none"
+                "this SQLite cannot keep temporary files in memory: only the profile `trusted` works without"
             } else {
                 "this SQLite has no file system to build on"
             };

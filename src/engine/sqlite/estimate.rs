@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::cursor::{bind, prepare};
+use super::cursor::prepare;
 use super::ffi::{Database, Statement};
+use super::parameters::bind;
 use super::pool::Pool;
 use crate::clock;
 use crate::engine::{CancelReason, CancelToken, Estimate, QuerySpec, Total};

@@ -5,7 +5,11 @@
 
 mod file_system;
 mod looks;
+mod math;
+mod percentile;
 mod pulse;
+mod search;
+mod series;
 mod trim;
 mod whole_pages;
 
@@ -17,12 +21,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use rusqlite::{Connection, ffi};
 
+use super::SqliteProfile;
+use super::bounds::Rules;
 use crate::engine::CancelToken;
 use crate::rows::{CellSink, RowError, RowSource, RowWriter, Value};
 
 pub(super) use file_system::{file_system, file_system_in_memory};
 #[cfg(test)]
 pub(super) use pulse::seen;
+pub(super) use series::install as install_series;
 
 use pulse::{Inside, Pulse};
 
@@ -36,9 +43,10 @@ const TEMPORARY_FILES: i64 = 4;
 const OPERATIONS_PER_PULSE: c_int = 1_000;
 
 /// Lookaside memory per connection: slots of this many bytes, and how many. The default of 1200 × 40 would be most of what a
-/// stream costs; this serves the same small requests while a statement is prepared.
+/// stream costs; this serves the same small requests while a statement is prepared. Of the slots, 40 are for the functions that
+/// are installed.
 const LOOKASIDE_SLOT_BYTES: c_int = 128;
-const LOOKASIDE_SLOTS: c_int = 64;
+const LOOKASIDE_SLOTS: c_int = 64 + 40;
 
 /// What SQLite says of a failed call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +56,22 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// Byte offset into the statement's text.
     pub(super) offset: Option<u32>,
-    /// Whether temporary files are memory, so that a full one is not a full disk.
-    pub(super) in_memory: bool,
+    /// What the connection allows.
+    pub(super) rules: Rules,
+}
+
+impl Failure {
+    /// Whether a view has a text in double quotes. Of what stands in the client's own text, SQLite says where.
+    pub(super) fn is_text_in_a_view(&self) -> bool {
+        self.offset.is_none()
+            && self.message.starts_with("no such column: \"")
+            && self.message.contains("should this be a string literal")
+    }
+
+    /// Whether a text or blob was too large to be read or made.
+    pub(super) fn is_cell_too_large(&self) -> bool {
+        self.code & 0xFF == ffi::SQLITE_TOOBIG
+    }
 }
 
 /// Why rows stopped coming.
@@ -64,7 +86,9 @@ pub(super) struct Database {
     // Before `pulse` is freed: SQLite holds a pointer to it.
     connection: Option<Connection>,
     pulse: NonNull<Pulse>,
-    temporary_in_memory: bool,
+    rules: Rules,
+    /// Whether a name in double quotes that is no name is a text.
+    quoted_texts: bool,
 }
 
 /// A connection as a token's hook sees it, which does nothing but interrupt it.
@@ -86,8 +110,8 @@ impl Interrupt {
 unsafe impl Send for Database {}
 
 impl Database {
-    /// Takes over a connection and installs the handlers. `temporary_in_memory`: it was opened with [`file_system_in_memory`].
-    pub(super) fn new(connection: Connection, lock_timeout: Duration, temporary_in_memory: bool) -> Self {
+    /// Takes over a connection and installs the handlers. The rules are for the errors that it makes.
+    pub(super) fn new(connection: Connection, lock_timeout: Duration, rules: Rules) -> Self {
         let pulse = NonNull::from(Box::leak(Box::new(Pulse::new(lock_timeout))));
         // SAFETY: the handle is open and used by this thread alone; both handlers get a pointer that lives until after the
         // connection is closed (see `drop`). The lookaside call passes the three arguments that its verb documents, and a null
@@ -108,16 +132,30 @@ impl Database {
         Self {
             connection: Some(connection),
             pulse,
-            temporary_in_memory,
+            rules,
+            quoted_texts: false,
         }
     }
 
-    /// Bounds what `trim` and its like take on one pair of values.
-    pub(super) fn bound_trim(&mut self) -> Result<(), Failure> {
+    /// Adds the functions that this SQLite was compiled without, and puts those whose time is bounded in the place of its own.
+    pub(super) fn install_functions(&mut self) -> Result<(), Failure> {
+        let db = self.handle();
         // SAFETY: the connection is open, and ours alone.
-        match unsafe { trim::install(self.handle()) } {
-            ffi::SQLITE_OK => Ok(()),
-            _ => Err(self.failure()),
+        let codes = unsafe {
+            [
+                search::install(db),
+                math::install(db),
+                percentile::install(db),
+                match self.rules.profile {
+                    SqliteProfile::Untrusted => trim::install(db),
+                    SqliteProfile::Trusted => ffi::SQLITE_OK,
+                },
+            ]
+        };
+        if codes.iter().all(|code| *code == ffi::SQLITE_OK) {
+            Ok(())
+        } else {
+            Err(self.failure())
         }
     }
 
@@ -174,6 +212,22 @@ impl Database {
         unsafe { Inside::of(self.pulse) }
     }
 
+    /// It stays so while a statement is used, which SQLite prepares again when the schema changes.
+    fn set_quoted_texts(&mut self, are_allowed: bool) {
+        if self.quoted_texts != are_allowed {
+            // SAFETY: the connection is open; the verb takes an integer, and a pointer that may be null.
+            unsafe {
+                ffi::sqlite3_db_config(
+                    self.handle(),
+                    ffi::SQLITE_DBCONFIG_DQS_DML,
+                    c_int::from(are_allowed),
+                    ptr::null_mut::<c_int>(),
+                );
+            }
+            self.quoted_texts = are_allowed;
+        }
+    }
+
     fn handle(&self) -> *mut ffi::sqlite3 {
         let connection = self
             .connection
@@ -204,7 +258,7 @@ impl Database {
             code,
             message,
             offset: u32::try_from(offset).ok(),
-            in_memory: self.temporary_in_memory,
+            rules: self.rules,
         }
     }
 
@@ -218,7 +272,7 @@ impl Database {
                 code: ffi::SQLITE_TOOBIG,
                 message: "the query is too long".to_owned(),
                 offset: None,
-                in_memory: self.temporary_in_memory,
+                rules: self.rules,
             });
         };
         let _inside = self.inside();
@@ -283,7 +337,18 @@ pub(super) enum Prepared {
 
 impl Statement {
     /// Prepares `sql`, which has to be exactly one statement.
-    pub(super) fn prepare(database: Database, sql: &str) -> Prepared {
+    pub(super) fn prepare(mut database: Database, sql: &str) -> Prepared {
+        database.set_quoted_texts(false);
+        Self::prepare_as_set(database, sql)
+    }
+
+    /// Prepares `sql`, in which there are no double quotes, where views may have texts in them.
+    pub(super) fn prepare_beside_quoted_texts(mut database: Database, sql: &str) -> Prepared {
+        database.set_quoted_texts(true);
+        Self::prepare_as_set(database, sql)
+    }
+
+    fn prepare_as_set(database: Database, sql: &str) -> Prepared {
         let (first, mut used) = match database.prepare_first(sql) {
             Ok((Some(first), used)) => (first, used),
             Ok((None, _)) => return Prepared::None(database),
@@ -336,6 +401,21 @@ impl Statement {
     /// How many bytes of the text prepared are the statement itself, its semicolon included; what follows says nothing.
     pub(super) fn text_len(&self) -> usize {
         self.text_len
+    }
+
+    /// The text of the statement with the values of its parameters; `None` where that is too long.
+    pub(super) fn expanded_sql(&self) -> Option<String> {
+        // SAFETY: a live statement; the text is copied before it is freed.
+        unsafe {
+            let text = ffi::sqlite3_expanded_sql(self.statement.as_ptr());
+            let copied = (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned());
+            ffi::sqlite3_free(text.cast());
+            copied
+        }
+    }
+
+    pub(super) fn rules(&self) -> Rules {
+        self.database().rules
     }
 
     /// Says which columns hold booleans, which SQLite stores as 0 and 1.
@@ -612,6 +692,12 @@ pub(super) fn heap_limit() -> u64 {
 pub(super) fn heap_bytes() -> u64 {
     // SAFETY: only asks.
     u64::try_from(unsafe { ffi::sqlite3_memory_used() }).unwrap_or(0)
+}
+
+/// Whether the SQLite in use was compiled with an option, e.g. `ENABLE_FTS5`.
+pub(super) fn is_compiled_with(option: &CStr) -> bool {
+    // SAFETY: the text ends with NUL.
+    unsafe { ffi::sqlite3_compileoption_used(option.as_ptr()) != 0 }
 }
 
 /// The most that it has had since this was last called.

@@ -8,7 +8,13 @@
 //! is a matter of the [profile](SqliteProfile).
 
 #[cfg(test)]
+mod additions_test;
+mod advice;
+#[cfg(test)]
+mod advice_test;
+#[cfg(test)]
 mod bombs_test;
+mod bounds;
 mod cursor;
 mod declared;
 mod error;
@@ -20,17 +26,25 @@ mod ffi;
 mod file_test;
 #[cfg(test)]
 mod looks_test;
+mod oversize;
+mod parameters;
 mod pool;
 mod profile;
 #[cfg(test)]
 mod profile_test;
+mod quotes;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod virtual_tables_test;
+mod words;
 
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bounds::{Bound, Chosen};
 use cursor::SqliteCursor;
 use estimate::Uncounted;
 use pool::{Pool, Settings};
@@ -46,6 +60,23 @@ const CONNECTION_BYTES: usize = 96 * 1024;
 /// The version of the SQLite that is compiled in, e.g. `3.51.0`.
 pub(crate) fn library_version() -> &'static str {
     rusqlite::version()
+}
+
+/// What the SQLite in use can do beside plain SQL, as far as it is optional, by the names of its documentation.
+pub(crate) fn library_features() -> impl Iterator<Item = &'static str> {
+    const COMPILED: [(&str, &CStr); 6] = [
+        ("dbstat", c"ENABLE_DBSTAT_VTAB"),
+        ("fts3", c"ENABLE_FTS3"),
+        ("fts5", c"ENABLE_FTS5"),
+        ("geopoly", c"ENABLE_GEOPOLY"),
+        ("rtree", c"ENABLE_RTREE"),
+        ("stat4", c"ENABLE_STAT4"),
+    ];
+    let compiled = COMPILED.iter().filter(|(_, option)| ffi::is_compiled_with(option));
+    // SQLite has the first unless it is left out; connections of this engine have the others.
+    ["json", "math", "percentile", "series"]
+        .into_iter()
+        .chain(compiled.map(|(name, _)| *name))
 }
 
 /// One SQLite database file, opened for reading only.
@@ -97,10 +128,7 @@ impl SqliteEngine {
                 lock_timeout: Duration::from_secs(2),
                 idle_max: 16,
                 profile: SqliteProfile::default(),
-                query_bytes_max: None,
-                cell_bytes_max: None,
-                columns_max: None,
-                parameters_max: None,
+                chosen: Chosen::default(),
             },
         }
     }
@@ -127,7 +155,7 @@ impl SqliteEngineBuilder {
         self
     }
 
-    /// How far those are trusted who send queries. Defaults to [`Untrusted`](SqliteProfile::Untrusted). The settings below are the
+    /// How far the authors of queries are trusted. Defaults to [`Untrusted`](SqliteProfile::Untrusted). The limits below are the
     /// profile's unless they are set too, before or after.
     pub fn profile(mut self, profile: SqliteProfile) -> Self {
         self.settings.profile = profile;
@@ -137,26 +165,61 @@ impl SqliteEngineBuilder {
     /// Longest text of a query, in bytes (`SQLITE_LIMIT_SQL_LENGTH`). Defaults to 64 KiB, or 1 MiB where queries are trusted. A server
     /// has a limit of its own besides.
     pub fn query_bytes_max(mut self, bytes_max: u32) -> Self {
-        self.settings.query_bytes_max = Some(bytes_max);
+        self.settings.chosen.set(Bound::QueryBytes, bytes_max);
         self
     }
 
     /// Largest text or blob, in bytes, that a query may make or read (`SQLITE_LIMIT_LENGTH`), and so the largest row that it may sort.
-    /// Defaults to 100,000, or 1 MiB where queries are trusted; at most 16 MiB. How long a cancel may take grows with its square.
+    /// Defaults to 1 MiB; at most 16 MiB. How long a [cancel](SqliteProfile#cancelling) may take at worst grows in proportion. A row
+    /// has a limit besides: [`row_bytes_max`](crate::StreamingConfig::row_bytes_max).
     pub fn cell_bytes_max(mut self, bytes_max: u32) -> Self {
-        self.settings.cell_bytes_max = Some(bytes_max);
+        self.settings.chosen.set(Bound::CellBytes, bytes_max);
         self
     }
 
-    /// Most columns of a result (`SQLITE_LIMIT_COLUMN`). Defaults to 256, or 2,000 where queries are trusted, which is also the most.
-    pub fn columns_max(mut self, columns_max: u16) -> Self {
-        self.settings.columns_max = Some(columns_max);
+    /// Most columns of a result, and terms of `ORDER BY` and `GROUP BY` (`SQLITE_LIMIT_COLUMN`). Defaults to 2,000, which is also the
+    /// most.
+    pub fn columns_max(mut self, columns_max: u32) -> Self {
+        self.settings.chosen.set(Bound::Columns, columns_max);
         self
     }
 
-    /// Most parameters (`SQLITE_LIMIT_VARIABLE_NUMBER`). Defaults to 100, or 32,766 where queries are trusted, which is also the most.
-    pub fn parameters_max(mut self, parameters_max: u16) -> Self {
-        self.settings.parameters_max = Some(parameters_max);
+    /// Most parameters (`SQLITE_LIMIT_VARIABLE_NUMBER`). Defaults to 32,766, which is also the most.
+    pub fn parameters_max(mut self, parameters_max: u32) -> Self {
+        self.settings.chosen.set(Bound::Parameters, parameters_max);
+        self
+    }
+
+    /// Deepest expression and deepest nesting of subqueries (`SQLITE_LIMIT_EXPR_DEPTH`). Defaults to 1,000, which is also the most.
+    pub fn expression_depth_max(mut self, depth_max: u32) -> Self {
+        self.settings.chosen.set(Bound::ExpressionDepth, depth_max);
+        self
+    }
+
+    /// Most parts of a `UNION`, `INTERSECT` or `EXCEPT` (`SQLITE_LIMIT_COMPOUND_SELECT`). Defaults to 500, which is also the most.
+    pub fn compound_parts_max(mut self, parts_max: u32) -> Self {
+        self.settings.chosen.set(Bound::CompoundParts, parts_max);
+        self
+    }
+
+    /// Most arguments of a function (`SQLITE_LIMIT_FUNCTION_ARG`). Defaults to 512, or 1,000 where queries are trusted, which is also the
+    /// most.
+    pub fn function_arguments_max(mut self, arguments_max: u32) -> Self {
+        self.settings.chosen.set(Bound::FunctionArguments, arguments_max);
+        self
+    }
+
+    /// Most operations of a compiled query (`SQLITE_LIMIT_VDBE_OP`), of which a value in `IN (…)` takes about three. Defaults to
+    /// 172,032, or 250 million where queries are trusted, which is also the most. SQLite rounds it up to 42 times a power of two.
+    pub fn operations_max(mut self, operations_max: u32) -> Self {
+        self.settings.chosen.set(Bound::Operations, operations_max);
+        self
+    }
+
+    /// Longest pattern of `LIKE` and `GLOB`, in bytes (`SQLITE_LIMIT_LIKE_PATTERN_LENGTH`). Defaults to 256, or 50,000 where queries are
+    /// trusted, which is also the most. How long a [cancel](SqliteProfile#cancelling) may take at worst grows in proportion.
+    pub fn pattern_bytes_max(mut self, bytes_max: u32) -> Self {
+        self.settings.chosen.set(Bound::PatternBytes, bytes_max);
         self
     }
 

@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 use rusqlite::hooks::AuthContext;
 use rusqlite::{Connection, OpenFlags};
 
+use super::bounds::{Bounds, Chosen, Rules};
 use super::error::{OpenError, while_opening};
 use super::ffi::{self, Database};
-use super::profile::{self, Bounds, SqliteProfile};
+use super::profile::{self, SqliteProfile};
 use crate::engine::{CancelToken, EngineError, EngineErrorKind};
 
 /// How connections are opened.
@@ -24,24 +25,15 @@ pub(super) struct Settings {
     pub(super) lock_timeout: Duration,
     pub(super) idle_max: usize,
     pub(super) profile: SqliteProfile,
-    /// The profile's, where not set otherwise.
-    pub(super) query_bytes_max: Option<u32>,
-    pub(super) cell_bytes_max: Option<u32>,
-    pub(super) columns_max: Option<u16>,
-    pub(super) parameters_max: Option<u16>,
+    /// What was set by name, whatever the profile.
+    pub(super) chosen: Chosen,
 }
 
 impl Settings {
-    pub(super) fn bounds(&self) -> Bounds {
-        let set = |value: Option<u32>, default| value.map_or(default, |value| i32::try_from(value).unwrap_or(i32::MAX));
-        let bounds = self.profile.bounds();
-        let cell_bytes_max = self.cell_bytes_max.map(|max| max.min(profile::CELL_BYTES_CEILING));
-        Bounds {
-            query_bytes: set(self.query_bytes_max, bounds.query_bytes),
-            cell_bytes: set(cell_bytes_max, bounds.cell_bytes),
-            columns: set(self.columns_max.map(u32::from), bounds.columns),
-            parameters: set(self.parameters_max.map(u32::from), bounds.parameters),
-            ..bounds
+    pub(super) fn rules(&self) -> Rules {
+        Rules {
+            profile: self.profile,
+            bounds: Bounds::new(self.profile, &self.chosen),
         }
     }
 }
@@ -107,7 +99,7 @@ impl Pool {
                     let opened = open(&self.settings, cancel, deadline);
                     return opened
                         .map(|database| (database, loan))
-                        .map_err(|error| while_opening(error, cancel));
+                        .map_err(|error| while_opening(error, self.settings.rules(), cancel));
                 }
             }
         }
@@ -145,8 +137,8 @@ impl Loan {
 fn open(settings: &Settings, cancel: &CancelToken, deadline: Option<Instant>) -> Result<Database, OpenError> {
     ffi::initialize();
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    // Those who are trusted may sort more than memory holds.
-    let in_memory = settings.profile == SqliteProfile::Untrusted;
+    let rules = settings.rules();
+    let in_memory = rules.sorts_in_memory();
     let file_system = if in_memory {
         ffi::file_system_in_memory()
     } else {
@@ -154,11 +146,10 @@ fn open(settings: &Settings, cancel: &CancelToken, deadline: Option<Instant>) ->
     };
     let file_system = file_system.ok_or(OpenError::NoFileSystem { in_memory })?;
     let connection = Connection::open_with_flags_and_vfs(&settings.path, flags, file_system)?;
-    let mut database = Database::new(connection, settings.lock_timeout, in_memory);
+    let mut database = Database::new(connection, settings.lock_timeout, rules);
     database.watch(cancel.clone(), deadline);
-    if in_memory {
-        database.bound_trim()?;
-    }
+    database.install_functions()?;
+    ffi::install_series(database.connection())?;
     configure(database.connection(), settings)?;
     Ok(database)
 }
@@ -171,7 +162,7 @@ fn configure(connection: &mut Connection, settings: &Settings) -> rusqlite::Resu
     ))?;
     // Loads the schema, under SQLite's own limits.
     drop(connection.prepare("SELECT 1 FROM sqlite_schema")?);
-    settings.bounds().set(connection)?;
+    settings.rules().bounds.set(connection)?;
     // Last, for it would refuse the pragmas.
     let profile = settings.profile;
     connection.authorizer(Some(move |context: AuthContext<'_>| profile.authorize(&context)))

@@ -5,65 +5,52 @@
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
-use rusqlite::limits::Limit;
 
-/// How far those are trusted who send queries. Both profiles read only, and neither lets a query near another file.
+/// How far the authors of queries are trusted. Both profiles only read, and neither lets a query near another file.
 ///
-/// | | untrusted | trusted |
-/// |---|---|---|
-/// | text of a query | 64 KiB | 1 MiB |
-/// | cell, also inside a query (`cell_bytes_max`) | 100,000 bytes | 1 MiB |
-/// | columns of a result, terms of `ORDER BY` and `GROUP BY` | 256 | 2,000 |
-/// | parameters | 100 | 32,766 |
-/// | depth of an expression, nested subqueries | 100 | 1,000 |
-/// | parts of a `UNION` | 30 | 500 |
-/// | arguments of a function | 16 | 1,000 |
-/// | operations of the compiled query | 21,504 | 250 million |
-/// | pattern of `LIKE` and `GLOB` | 50 bytes | 50,000 bytes |
-/// | what is sorted, grouped or kept for later | in memory, a quarter of the [heap](super::limit_heap) each | in SQLite's temporary files |
-/// | functions | those on a list | all but those that load code |
-/// | full-text and R*Tree tables, `dbstat` | no | yes |
+/// | limit | setting | untrusted | trusted | what the untrusted value costs at worst |
+/// |---|---|---|---|---|
+/// | text of a query | `sqlite_query_bytes_max` | 64 KiB | 1 MiB | 0.4 s to compile 13,000 named parameters |
+/// | cell, also inside a query | `sqlite_cell_bytes_max` | 1 MiB | 1 MiB | see [cancelling](#cancelling); at most 16 MiB |
+/// | columns of a result, terms of `ORDER BY` and `GROUP BY` | `sqlite_columns_max` | 2,000 | 2,000 | 0.07 s and 2 MB to compile |
+/// | parameters | `sqlite_parameters_max` | 32,766 | 32,766 | 2 MB for each running query |
+/// | depth of an expression, nested subqueries | `sqlite_expression_depth_max` | 1,000 | 1,000 | 0.02 s to compile |
+/// | parts of a `UNION` | `sqlite_compound_parts_max` | 500 | 500 | 0.006 s and 2 MB to compile |
+/// | arguments of a function | `sqlite_function_arguments_max` | 512 | 1,000 | 0.9 s: `json_extract` of 511 paths from 1 MiB |
+/// | operations of the compiled query | `sqlite_operations_max` | 172,032 | 250 million | 4 MB for each running query |
+/// | pattern of `LIKE` and `GLOB` | `sqlite_pattern_bytes_max` | 256 bytes | 50,000 bytes | 1.1 s: `GLOB` on 1 MiB |
+/// | sorted, grouped or stored data | [`limit_heap`](super::limit_heap) | in memory, a quarter of the heap each | in SQLite's temporary files | |
+/// | functions | `sqlite_profile` | those on a list | all except those that load code | |
+/// | R*Tree and geopoly tables, full-text search, `dbstat` | `sqlite_profile` | no | yes | |
 ///
-/// What goes beyond is refused with `LIMIT_EXCEEDED`, or with `READ_ONLY` where it is a function or table that the profile has not.
-/// SQLite's documentation advises far smaller numbers still for hostile input; with those, joins of eight tables and reports of
-/// forty columns do not work any more. What these cost: a list of more than some
-/// thousand values in `IN (…)` (bind a JSON array and read it with `json_each`), a chain of more than a hundred `OR`, and
-/// any query that reads a stored cell of more than `cell_bytes_max`; of such a cell, `length` and `typeof` can be asked, and
-/// rows whose cell is not read come as ever. Tables and views that break these limits may exist, for a schema is read without them.
+/// The settings are those of the program; the methods of [`SqliteEngineBuilder`](super::SqliteEngineBuilder) have the same names
+/// without `sqlite_`. A query beyond a limit is refused with `LIMIT_EXCEEDED`, and one that uses a function or table outside its
+/// profile with `READ_ONLY`; the error names the setting. A setting below 1, or above what SQLite allows, is brought into that range.
+///
+/// A query may ask for the `length` and `typeof` of a stored cell above `sqlite_cell_bytes_max`, and may skip it. Reading it is an
+/// error that names the row, the column and the size where the query only reads columns. Tables and views beyond a limit may exist:
+/// SQLite loads the schema without limits.
+///
+/// # Functions
+/// Beside SQLite's own, both profiles have its mathematical functions (`floor`, `ceil`, `sqrt`, `pow`, `log`, `mod`, `pi`, `trunc`
+/// …), even where the SQLite in use was compiled without them. A table, an index or a view of the database may use them too.
 ///
 /// # Cancelling
-/// SQLite can be stopped between two operations, so the longest single operation is how long a cancel may take. With the numbers of the
-/// untrusted profile, `instr` and `replace` with 100,000 bytes were measured at 50 ms. They take the square of `cell_bytes_max`: with 1 MiB,
-/// many seconds.
-/// Functions that could take longer are not on the list (`json_patch`, `json_pretty`, `unhex` with two arguments), and `trim` takes at most
-/// 256 characters to trim.
+/// SQLite stops between two operations, so the longest single operation decides how long a cancel takes: microseconds for ordinary
+/// queries. A hostile query reaches about one second with the limits of the untrusted profile, and costs only its own stream and
+/// one engine thread that long. The last column has the CPU time of the worst queries found, on one core of a slow machine; those of
+/// `LIKE`, `GLOB` and functions grow in proportion to `sqlite_cell_bytes_max`. `instr` and `replace` take time in proportion to their
+/// texts, unlike SQLite's own. Functions that could take longer are not on the list (`json_patch`, `json_pretty`, `unhex` with two
+/// arguments), and `trim` takes at most 256 characters to trim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SqliteProfile {
-    /// Queries come from people who may want to harm the server. The default.
+    /// The authors of queries may want to harm the server. The default.
     #[default]
     Untrusted,
-    /// Queries come from people who would rather not harm the server, but may, by filling the disk with a sort for example.
+    /// The authors of queries mean no harm, but a mistake of theirs may do some: a large sort fills the disk, for example.
     Trusted,
 }
-
-/// How large a query may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bounds {
-    pub(super) query_bytes: i32,
-    pub(super) cell_bytes: i32,
-    pub(super) columns: i32,
-    pub(super) parameters: i32,
-    pub(super) expression_depth: i32,
-    pub(super) compound_parts: i32,
-    pub(super) function_arguments: i32,
-    pub(super) operations: i32,
-    pub(super) pattern_bytes: i32,
-    pub(super) trigger_depth: i32,
-}
-
-/// Largest cell that may be set.
-pub(super) const CELL_BYTES_CEILING: u32 = 16 * 1024 * 1024;
 
 /// What an untrusted query may call. Not on the list, though SQLite has them: what loads code or writes to the log
 /// (`load_extension`, `fts3_tokenizer`, `sqlite_log`), what looks into the storage of special tables or tells how SQLite was
@@ -80,6 +67,36 @@ const FUNCTIONS: &[&str] = &[
     "random",
     "round",
     "sign",
+    // mathematics
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atan2",
+    "atanh",
+    "ceil",
+    "ceiling",
+    "cos",
+    "cosh",
+    "degrees",
+    "exp",
+    "floor",
+    "ln",
+    "log",
+    "log10",
+    "log2",
+    "mod",
+    "pi",
+    "pow",
+    "power",
+    "radians",
+    "sin",
+    "sinh",
+    "sqrt",
+    "tan",
+    "tanh",
+    "trunc",
     // texts and blobs
     "char",
     "concat",
@@ -124,6 +141,10 @@ const FUNCTIONS: &[&str] = &[
     "avg",
     "count",
     "group_concat",
+    "median",
+    "percentile",
+    "percentile_cont",
+    "percentile_disc",
     "string_agg",
     "sum",
     "total",
@@ -180,8 +201,8 @@ const FUNCTIONS: &[&str] = &[
     "jsonb_set",
 ];
 
-/// Tables that are there without being created, and tell of the file's pages, or of the process. `json_each` and `json_tree` are the
-/// only ones of this sort that an untrusted query may read.
+/// Tables that are there without being created, and tell of the file's pages, or of the process. `json_each`, `json_tree` and
+/// `generate_series` are the only ones of this sort that an untrusted query may read.
 const HIDDEN_TABLES: &[&str] = &[
     "dbstat",
     "fts3tokenize",
@@ -192,33 +213,11 @@ const HIDDEN_TABLES: &[&str] = &[
 ];
 
 impl SqliteProfile {
-    pub(super) const fn bounds(self) -> Bounds {
+    /// The profile's name in settings and messages.
+    pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::Untrusted => Bounds {
-                query_bytes: 65_536,
-                cell_bytes: 100_000,
-                columns: 256,
-                parameters: 100,
-                expression_depth: 100,
-                compound_parts: 30,
-                function_arguments: 16,
-                // SQLite doubles the room for them, which begins with 42: any number up to twice this one would be the same.
-                operations: 21_504,
-                pattern_bytes: 50,
-                trigger_depth: 10,
-            },
-            Self::Trusted => Bounds {
-                query_bytes: 1024 * 1024,
-                cell_bytes: 1024 * 1024,
-                columns: 2_000,
-                parameters: 32_766,
-                expression_depth: 1_000,
-                compound_parts: 500,
-                function_arguments: 1_000,
-                operations: 250_000_000,
-                pattern_bytes: 50_000,
-                trigger_depth: 1_000,
-            },
+            Self::Untrusted => "untrusted",
+            Self::Trusted => "trusted",
         }
     }
 
@@ -230,11 +229,19 @@ impl SqliteProfile {
             AuthAction::Select | AuthAction::Recursive => true,
             AuthAction::Read { table_name, .. } => self == Self::Trusted || !is_hidden(table_name),
             AuthAction::Function { function_name } => self.has_function(function_name),
-            // A full-text table asks this of its own database before it reads.
+            // Full-text tables ask this of their own database before they read.
             AuthAction::Pragma {
                 pragma_name,
                 pragma_value: None,
-            } => self == Self::Trusted && pragma_name.eq_ignore_ascii_case("data_version"),
+            } => self == Self::Trusted && ["data_version", "page_size"].contains(&pragma_name),
+            // R*Tree and geopoly tables prepare all their statements before they read, and run no such one. SQLite tells it from a
+            // client's by no argument of this call. A client's is refused all the same: for the tables behind an R*Tree table while it is
+            // prepared, for any other table because the prepared statement does not only read. Were it run, the connection would refuse.
+            AuthAction::Insert { table_name }
+            | AuthAction::Delete { table_name }
+            | AuthAction::Update { table_name, .. } => {
+                self == Self::Trusted && context.database_name == Some("main") && is_behind_an_rtree(table_name)
+            }
             _ => false,
         };
         if allowed {
@@ -251,49 +258,35 @@ impl SqliteProfile {
             Self::Trusted => !["load_extension", "fts3_tokenizer"].iter().any(is),
         }
     }
+
+    /// Whether a table that is there without being created may be read.
+    pub(super) fn has_table(self, name: &str) -> bool {
+        match self {
+            Self::Untrusted => !is_hidden(name),
+            // What it would run is denied.
+            Self::Trusted => !runs_a_pragma(name),
+        }
+    }
+}
+
+/// Whether the name is one that SQLite gives to the tables in which it stores R*Tree tables.
+fn is_behind_an_rtree(table: &str) -> bool {
+    ["_node", "_parent", "_rowid"].iter().any(|end| table.ends_with(end))
+}
+
+/// The functions that all queries may call.
+pub(super) fn functions() -> impl Iterator<Item = &'static str> {
+    FUNCTIONS.iter().copied()
 }
 
 pub(super) fn is_hidden(table: &str) -> bool {
-    let is_pragma = table
-        .get(..7)
-        .is_some_and(|start| start.eq_ignore_ascii_case("pragma_"));
-    is_pragma || HIDDEN_TABLES.iter().any(|hidden| table.eq_ignore_ascii_case(hidden))
+    runs_a_pragma(table) || HIDDEN_TABLES.iter().any(|hidden| table.eq_ignore_ascii_case(hidden))
 }
 
-impl Bounds {
-    /// Sets SQLite's limits. The schema has to be loaded before: it is read under the same limits, and one table of 300 columns
-    /// would make the whole database unreadable.
-    pub(super) fn set(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let Self {
-            query_bytes,
-            cell_bytes,
-            columns,
-            parameters,
-            expression_depth,
-            compound_parts,
-            function_arguments,
-            operations,
-            pattern_bytes,
-            trigger_depth,
-        } = *self;
-        for (limit, value) in [
-            (Limit::SQLITE_LIMIT_SQL_LENGTH, query_bytes),
-            (Limit::SQLITE_LIMIT_LENGTH, cell_bytes),
-            (Limit::SQLITE_LIMIT_COLUMN, columns),
-            (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, parameters),
-            (Limit::SQLITE_LIMIT_EXPR_DEPTH, expression_depth),
-            (Limit::SQLITE_LIMIT_COMPOUND_SELECT, compound_parts),
-            (Limit::SQLITE_LIMIT_FUNCTION_ARG, function_arguments),
-            (Limit::SQLITE_LIMIT_VDBE_OP, operations),
-            (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, pattern_bytes),
-            (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, trigger_depth),
-            (Limit::SQLITE_LIMIT_ATTACHED, 0),
-            (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
-        ] {
-            connection.set_limit(limit, value)?;
-        }
-        Ok(())
-    }
+fn runs_a_pragma(table: &str) -> bool {
+    table
+        .get(..7)
+        .is_some_and(|start| start.eq_ignore_ascii_case("pragma_"))
 }
 
 /// Switches off what no reader needs, for both profiles. A name in double quotes is a name: a column that is misspelt is not a text.
@@ -317,9 +310,14 @@ pub(super) fn harden(connection: &Connection) -> rusqlite::Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
+    use std::time::Duration;
+
+    use super::super::bounds::{Bounds, Chosen, Rules};
+    use super::super::ffi::{self, Database};
     use super::*;
 
-    /// All that the bundled SQLite has and an untrusted query may not call. A new function in a newer SQLite is in neither list.
+    /// All that the bundled SQLite has and an untrusted query may not call, but for geopoly's functions, which may be compiled in. A new
+    /// function in a newer SQLite is in neither list.
     const NOT_FOR_STRANGERS: &[&str] = &[
         "bm25",
         "changes",
@@ -356,12 +354,26 @@ mod tests {
         names.map(Result::unwrap).collect()
     }
 
+    /// A connection with all functions and tables that connections of an engine have.
+    fn database() -> Database {
+        let rules = Rules {
+            profile: SqliteProfile::Trusted,
+            bounds: Bounds::new(SqliteProfile::Trusted, &Chosen::default()),
+        };
+        let connection = Connection::open_in_memory().unwrap();
+        let mut database = Database::new(connection, Duration::ZERO, rules);
+        database.install_functions().unwrap();
+        ffi::install_series(database.connection()).unwrap();
+        database
+    }
+
     #[test]
     fn every_function_of_this_sqlite_is_decided_upon() {
-        let connection = Connection::open_in_memory().unwrap();
-        let there = names(&connection, "SELECT DISTINCT name FROM pragma_function_list ORDER BY 1");
+        let mut database = database();
+        let connection = database.connection();
+        let there = names(connection, "SELECT DISTINCT name FROM pragma_function_list ORDER BY 1");
         for name in &there {
-            let refused = NOT_FOR_STRANGERS.contains(&name.as_str());
+            let refused = NOT_FOR_STRANGERS.contains(&name.as_str()) || name.starts_with("geopoly_");
             assert_ne!(SqliteProfile::Untrusted.has_function(name), refused, "{name}");
         }
         for name in FUNCTIONS.iter().chain(NOT_FOR_STRANGERS) {
@@ -372,12 +384,21 @@ mod tests {
 
     #[test]
     fn every_table_that_comes_with_this_sqlite_is_decided_upon() {
-        let connection = Connection::open_in_memory().unwrap();
-        for name in names(&connection, "SELECT name FROM pragma_module_list") {
+        let mut database = database();
+        for name in names(database.connection(), "SELECT name FROM pragma_module_list") {
             // Of the rest, tables have to be created before they can be read.
-            let created =
-                ["fts3", "fts4", "fts4aux", "fts5", "fts5vocab", "rtree", "rtree_i32"].contains(&name.as_str());
-            assert!(is_hidden(&name) || created, "{name}");
+            let created = [
+                "fts3",
+                "fts4",
+                "fts4aux",
+                "fts5",
+                "fts5vocab",
+                "geopoly",
+                "rtree",
+                "rtree_i32",
+            ]
+            .contains(&name.as_str());
+            assert!(is_hidden(&name) || created || name == "generate_series", "{name}");
         }
         assert!(!is_hidden("json_each") && !is_hidden("pragma") && !is_hidden("lineitem"));
         assert!(is_hidden("PRAGMA_table_info") && is_hidden("DBStat"));

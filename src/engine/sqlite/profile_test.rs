@@ -229,97 +229,252 @@ fn ones(n: usize, between: &str) -> String {
     vec!["1"; n].join(between)
 }
 
+const MIB: usize = 1 << 20;
+
+fn parameters(n: usize) -> QuerySpec {
+    QuerySpec::new(format!("SELECT ?{n}")).with_params(Params::Positional(vec![Value::Null; n]))
+}
+
+fn one_of_length(n: usize) -> QuerySpec {
+    QuerySpec::new(format!("SELECT 1{}", " ".repeat(n - "SELECT 1".len())))
+}
+
+/// A query of a size, and the setting that bounds it.
+type Sized = (&'static str, fn(usize) -> QuerySpec);
+
+const SIZED: &[Sized] = &[
+    ("sqlite_query_bytes_max", one_of_length),
+    ("sqlite_cell_bytes_max", |n| {
+        QuerySpec::new(format!("SELECT length(zeroblob({n}))"))
+    }),
+    ("sqlite_columns_max", |n| {
+        QuerySpec::new(format!("SELECT {}", ones(n, ",")))
+    }),
+    ("sqlite_columns_max", |n| {
+        QuerySpec::new(format!("SELECT id FROM t ORDER BY {}", ones(n, ",")))
+    }),
+    ("sqlite_parameters_max", parameters),
+    ("sqlite_expression_depth_max", |n| {
+        QuerySpec::new(format!("SELECT id FROM t WHERE {}", ones(n, "+")))
+    }),
+    ("sqlite_compound_parts_max", |n| {
+        QuerySpec::new(format!("SELECT {}", ones(n, " UNION ALL SELECT ")))
+    }),
+    ("sqlite_function_arguments_max", |n| {
+        QuerySpec::new(format!("SELECT concat({})", ones(n, ",")))
+    }),
+    ("sqlite_pattern_bytes_max", |n| {
+        QuerySpec::new(format!("SELECT 'a' LIKE '{}'", "b".repeat(n)))
+    }),
+    ("sqlite_pattern_bytes_max", |n| {
+        QuerySpec::new(format!("SELECT 'a' GLOB '{}'", "b".repeat(n)))
+    }),
+];
+
+/// Every limit that has a value of `values` holds to the last one, and its error names the setting.
+#[track_caller]
+fn check_limits(engine: &SqliteEngine, values: &[(&str, usize)]) {
+    for (setting, limit) in values {
+        let mut n_sized = 0;
+        for (_, query) in SIZED.iter().filter(|(name, _)| name == setting) {
+            check_limit(engine, *limit, query);
+            let error = rows(engine, &query(limit + 1)).unwrap_err();
+            assert!(error.message.contains(&format!("`{setting}`")), "{error:?}");
+            assert!(error.message.contains(&limit.to_string()), "{error:?}");
+            assert!(error.hint.is_some(), "{error:?}");
+            n_sized += 1;
+        }
+        assert!(n_sized > 0, "{setting}");
+    }
+}
+
 #[test]
 fn limits_hold_to_the_last_byte() {
     let blob = |n: usize| Params::Positional(vec![Value::Blob(vec![7; n])]);
     let fixture = fixture("CREATE TABLE t(id INTEGER PRIMARY KEY, b)");
     {
         let connection = Connection::open(&fixture.path).unwrap();
-        for n in [99_999, 100_000, 100_001] {
+        for n in [MIB - 1, MIB, MIB + 1] {
             connection
-                .execute("INSERT INTO t VALUES (?1, zeroblob(?1))", [n])
+                .execute("INSERT INTO t VALUES (?1, zeroblob(?1))", [i64::try_from(n).unwrap()])
                 .unwrap();
         }
     }
     let untrusted = &fixture.engine;
-    check_limit(untrusted, 65_536, |n| {
-        QuerySpec::new(format!("SELECT 1{}", " ".repeat(n - "SELECT 1".len())))
-    });
-    check_limit(untrusted, 100_000, |n| {
-        QuerySpec::new(format!("SELECT length(zeroblob({n}))"))
-    });
-    check_limit(untrusted, 99_999, |n| {
+    check_limits(
+        untrusted,
+        &[
+            ("sqlite_query_bytes_max", 65_536),
+            ("sqlite_cell_bytes_max", MIB),
+            ("sqlite_columns_max", 2_000),
+            ("sqlite_parameters_max", 32_766),
+            ("sqlite_expression_depth_max", 1_000),
+            ("sqlite_compound_parts_max", 500),
+            ("sqlite_function_arguments_max", 512),
+            ("sqlite_pattern_bytes_max", 256),
+        ],
+    );
+    check_limit(untrusted, MIB - 1, |n| {
         QuerySpec::new(format!("SELECT length(format('%.*c', {n}, 'x'))"))
     });
-    check_limit(untrusted, 100_000, |n| {
+    check_limit(untrusted, MIB, |n| {
         QuerySpec::new("SELECT length(?)").with_params(blob(n))
     });
-    check_limit(untrusted, 100_000, |n| {
-        QuerySpec::new(format!("SELECT b FROM t WHERE id = {n}"))
+    check_limit(untrusted, MIB, |n| {
+        QuerySpec::new(format!("SELECT length(b || '') FROM t WHERE id = {n}"))
     });
-    check_limit(untrusted, 256, |n| QuerySpec::new(format!("SELECT {}", ones(n, ","))));
-    check_limit(untrusted, 256, |n| {
-        QuerySpec::new(format!("SELECT id FROM t ORDER BY {}", ones(n, ",")))
-    });
-    check_limit(untrusted, 100, |n| {
-        let query = QuerySpec::new(format!("SELECT ?{n}"));
-        query.with_params(Params::Positional(vec![Value::Null; n]))
-    });
-    check_limit(untrusted, 30, |n| {
-        QuerySpec::new(format!("SELECT {}", ones(n, " UNION ALL SELECT ")))
-    });
-    check_limit(untrusted, 16, |n| {
-        QuerySpec::new(format!("SELECT concat({})", ones(n, ",")))
-    });
-    check_limit(untrusted, 50, |n| {
-        QuerySpec::new(format!("SELECT 'a' LIKE '{}'", "b".repeat(n)))
-    });
-    check_limit(untrusted, 50, |n| {
-        QuerySpec::new(format!("SELECT 'a' GLOB '{}'", "b".repeat(n)))
-    });
-    check_limit(untrusted, 100, |n| {
-        QuerySpec::new(format!("SELECT id FROM t WHERE {}", ones(n, "+")))
-    });
+    check_limits(
+        &trusted(&fixture),
+        &[
+            ("sqlite_query_bytes_max", MIB),
+            ("sqlite_cell_bytes_max", MIB),
+            ("sqlite_function_arguments_max", 1_000),
+            ("sqlite_pattern_bytes_max", 50_000),
+        ],
+    );
+}
 
-    // What is read of a row whose cell is too large, and what is not.
+#[test]
+fn each_limit_has_a_setting() {
+    let fixture = fixture("CREATE TABLE t(id)");
+    let set = SqliteEngine::builder(&fixture.path)
+        .query_bytes_max(1_000)
+        .cell_bytes_max(500)
+        .columns_max(7)
+        .parameters_max(6)
+        .expression_depth_max(20)
+        .compound_parts_max(4)
+        .function_arguments_max(5)
+        .pattern_bytes_max(10)
+        .open()
+        .unwrap();
+    check_limits(
+        &set,
+        &[
+            ("sqlite_query_bytes_max", 1_000),
+            ("sqlite_cell_bytes_max", 500),
+            ("sqlite_columns_max", 7),
+            ("sqlite_parameters_max", 6),
+            ("sqlite_expression_depth_max", 20),
+            ("sqlite_compound_parts_max", 4),
+            ("sqlite_function_arguments_max", 5),
+            ("sqlite_pattern_bytes_max", 10),
+        ],
+    );
+    let few = SqliteEngine::builder(&fixture.path).operations_max(42).open().unwrap();
+    let error = rows(&few, &QuerySpec::new(format!("SELECT 1 IN ({})", ones(100, ",")))).unwrap_err();
+    assert_eq!(error.kind, Limit, "{error:?}");
+    assert!(error.message.contains("`sqlite_operations_max` (42)"), "{error:?}");
+}
+
+/// What people of other services met and could not lift.
+#[test]
+fn ordinary_queries_meet_no_limit() {
+    let fixture = fixture("CREATE TABLE t(a, b); INSERT INTO t VALUES (7, zeroblob(1000000))");
+    let pairs: Vec<String> = (0..100).map(|n| format!("'k{n}', a")).collect();
+    let object = QuerySpec::new(format!("SELECT length(json_object({})) FROM t", pairs.join(",")));
+    assert_eq!(rows(&fixture.engine, &object).unwrap(), "[791]");
+    let list = QuerySpec::new(format!("SELECT a FROM t WHERE a IN ({})", vec!["?"; 20_000].join(",")));
+    let list = list.with_params(Params::Positional((0..20_000).map(Value::Integer).collect()));
+    assert_eq!(rows(&fixture.engine, &list).unwrap(), "[7]");
+    let pattern = format!("SELECT '{0}' LIKE '%{0}%'", "x".repeat(250));
+    assert_eq!(rows(&fixture.engine, &QuerySpec::new(pattern)).unwrap(), "[1]");
     check(
         &fixture,
-        "SELECT id, length(b), typeof(b) FROM t WHERE id > 100000",
-        "[100001,100001,\"blob\"]",
+        "SELECT count(b), length(b), typeof(b) FROM t ORDER BY length(b)",
+        "[1,1000000,\"blob\"]",
+    );
+    // The row's limit in these tests is 1 MiB too, and base64 takes four bytes for three.
+    let query = QuerySpec::new("SELECT substr(b, 1, 700000) FROM t");
+    assert_eq!(rows(&fixture.engine, &query).unwrap().len(), 933_340);
+}
+
+#[test]
+fn a_cell_beyond_the_limit_can_be_measured_and_skipped() {
+    let fixture = fixture(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, b); INSERT INTO t VALUES (1, 'small'), (2, zeroblob(2000000)), (3, 'b')",
     );
     check(
         &fixture,
-        "SELECT id FROM t WHERE b IS NOT NULL ORDER BY id DESC LIMIT 1",
-        "[100001]",
+        "SELECT id, length(b), typeof(b) FROM t WHERE id = 2",
+        "[2,2000000,\"blob\"]",
     );
+    check(&fixture, "SELECT id FROM t ORDER BY length(b) DESC LIMIT 1", "[2]");
+    check(&fixture, "SELECT id FROM t WHERE b IS NOT NULL", "[1],[2],[3]");
+    check(&fixture, "SELECT sum(length(b)) FROM t", "[2000006]");
     for sql in [
         "SELECT * FROM t",
         "SELECT id FROM t ORDER BY b",
-        "SELECT hex(b) FROM t WHERE id > 100000",
+        "SELECT hex(b) FROM t WHERE id > 1",
     ] {
         let error = check_refused(&fixture, &QuerySpec::new(sql), Limit);
+        assert!(error.message.contains("`sqlite_cell_bytes_max`"), "{error:?}");
         assert!(error.hint.is_some(), "{error:?}");
     }
+}
 
-    check_limit(&trusted(&fixture), 1 << 20, |n| {
-        QuerySpec::new(format!("SELECT length(zeroblob({n}))"))
-    });
-    let set = SqliteEngine::builder(&fixture.path)
-        .query_bytes_max(100)
-        .cell_bytes_max(1_000)
-        .columns_max(3)
-        .parameters_max(2)
-        .open()
-        .unwrap();
-    check_limit(&set, 100, |n| {
-        QuerySpec::new(format!("SELECT 1{}", " ".repeat(n - "SELECT 1".len())))
-    });
-    check_limit(&set, 1_000, |n| QuerySpec::new(format!("SELECT length(zeroblob({n}))")));
-    check_limit(&set, 3, |n| QuerySpec::new(format!("SELECT {}", ones(n, ","))));
-    check_limit(&set, 2, |n| {
-        let query = QuerySpec::new(format!("SELECT ?{n}"));
-        query.with_params(Params::Positional(vec![Value::Null; n]))
-    });
+#[test]
+fn a_denial_names_the_profile_and_what_lifts_it() {
+    let fixture = fixture("CREATE TABLE t(a)");
+    let trusted = trusted(&fixture);
+    for (engine, sql, message, hint) in [
+        (
+            &fixture.engine,
+            "SELECT json_patch('{}', '{}')",
+            "profile `untrusted` (`sqlite_profile`) does not allow the function json_patch",
+            "`sqlite_profile = \"trusted\"` allows it",
+        ),
+        (
+            &fixture.engine,
+            "SELECT * FROM dbstat",
+            "profile `untrusted` (`sqlite_profile`) does not allow the table dbstat",
+            "`sqlite_profile = \"trusted\"` allows it",
+        ),
+        (
+            &fixture.engine,
+            "SELECT * FROM pragma_table_info('t')",
+            "does not allow the table pragma_table_info",
+            "no profile allows it",
+        ),
+        (
+            &fixture.engine,
+            "SELECT load_extension('x')",
+            "does not allow the function load_extension",
+            "no profile allows it",
+        ),
+        (
+            &trusted,
+            "SELECT load_extension('x')",
+            "profile `trusted` (`sqlite_profile`) does not allow the function load_extension",
+            "no profile allows it",
+        ),
+        (
+            &trusted,
+            "PRAGMA user_version",
+            "the statement does not only read",
+            "only statements that read",
+        ),
+        (
+            &trusted,
+            "/* why not */ DELETE FROM t",
+            "the statement does not only read",
+            "only statements that read",
+        ),
+        (
+            &trusted,
+            "WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x",
+            "the statement does not only read",
+            "only statements that read",
+        ),
+    ] {
+        let error = rows(engine, &QuerySpec::new(sql)).unwrap_err();
+        assert_eq!(error.kind, ReadOnly, "{error:?}");
+        assert!(error.message.contains(message), "{error:?}");
+        assert!(
+            error.hint.as_ref().is_some_and(|found| found.contains(hint)),
+            "{error:?}"
+        );
+    }
 }
 
 #[test]
@@ -352,7 +507,7 @@ fn queries_at_the_limits_of_depth_fit_a_workers_stack() {
 fn a_schema_beyond_the_limits_can_be_read() {
     let columns: Vec<String> = (0..300).map(|n| format!("c{n}")).collect();
     let long_comment = "y".repeat(70_000);
-    let fixture = fixture(&format!(
+    let mut fixture = fixture(&format!(
         "CREATE TABLE small(a); INSERT INTO small VALUES (1);
          CREATE TABLE wide({}); INSERT INTO wide(c7) VALUES (7);
          CREATE VIEW long AS SELECT a FROM small /* {long_comment} */;
@@ -364,6 +519,13 @@ fn a_schema_beyond_the_limits_can_be_read() {
         ones(60, " UNION ALL SELECT "),
         ones(30, ","),
     ));
+    fixture.engine = SqliteEngine::builder(&fixture.path)
+        .columns_max(256)
+        .expression_depth_max(100)
+        .compound_parts_max(30)
+        .function_arguments_max(16)
+        .open()
+        .unwrap();
     check(&fixture, "SELECT a FROM small", "[1]");
     check(&fixture, "SELECT c7 FROM wide", "[7]");
     check(&fixture, "SELECT a FROM long", "[1]");
@@ -453,6 +615,80 @@ fn trim_is_sqlites_own_for_sets_of_a_reasonable_size() {
     let stored = fixture_with_trim();
     check(&stored, "SELECT x FROM v", "[\"a\"]");
     check(&stored, "SELECT a FROM t WHERE trim(a, '-') = 'a'", "[\"-a-\"]");
+}
+
+#[test]
+fn instr_and_replace_are_sqlites_own() {
+    let fixture = fixture("");
+    let texts = [
+        "NULL",
+        "''",
+        "'a'",
+        "'xaxaxa'",
+        "'ääöaöä'",
+        "x''",
+        "x'61C3A461'",
+        "CAST(x'80C3A4FF8061' AS TEXT)",
+        "x'80C3A4FF8061'",
+        "12321",
+        "1.5",
+        "'a' || char(0) || 'b'",
+        "'xaaaaaaaaaab'",
+        "'日本語日'",
+    ];
+    let needles = [
+        "NULL",
+        "''",
+        "'a'",
+        "'xa'",
+        "'ä'",
+        "'öaö'",
+        "x''",
+        "x'A4'",
+        "CAST(x'A4' AS TEXT)",
+        "CAST(x'80' AS TEXT)",
+        "x'8061'",
+        "CAST(x'8061' AS TEXT)",
+        "2",
+        "char(0)",
+        "char(0) || 'b'",
+        "'aab'",
+        "'語日'",
+        "'longer than any of the texts'",
+    ];
+    for text in texts {
+        for needle in needles {
+            let mut calls = vec![format!("instr({text}, {needle})")];
+            for replacement in ["NULL", "''", "'a'", "'yy'", "'äöü'", "x'00'", "17"] {
+                calls.push(format!("replace({text}, {needle}, {replacement})"));
+            }
+            let columns: Vec<String> = calls
+                .iter()
+                .map(|call| format!("typeof({call}), hex({call})"))
+                .collect();
+            let sql = format!("SELECT {}", columns.join(","));
+            let expected: Vec<String> = plainly(&sql).iter().map(|value| format!("\"{value}\"")).collect();
+            check(&fixture, &sql, &format!("[{}]", expected.join(",")));
+        }
+    }
+    // A blob beside a text is read as one, and stays a blob.
+    check(
+        &fixture,
+        "SELECT instr(b, 'c'), typeof(b), instr('abc', b), typeof(b) FROM (SELECT x'6263' AS b)",
+        "[2,\"blob\",2,\"blob\"]",
+    );
+    // One more byte is too long.
+    check_limit(&fixture.engine, MIB, |n| {
+        let sql = format!(
+            "SELECT length(replace(format('%.*c', 1000, 'x') || 'y', 'x', format('%.*c', 1048, 'z')) || format('%.*c', {n} - 1048001, 'a'))"
+        );
+        QuerySpec::new(sql)
+    });
+    check_limit(&fixture.engine, 1_048, |n| {
+        QuerySpec::new(format!(
+            "SELECT length(replace(format('%.*c', 1000, 'x'), 'x', format('%.*c', {n}, 'z')))"
+        ))
+    });
 }
 
 fn fixture_with_trim() -> Fixture {

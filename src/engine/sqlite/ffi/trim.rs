@@ -60,7 +60,7 @@ unsafe extern "C" fn trim(context: *mut ffi::sqlite3_context, _n: c_int, values:
 
 /// # Safety
 /// `value` is an argument of the call under way.
-unsafe fn text_of<'a>(value: *mut ffi::sqlite3_value) -> Option<&'a [u8]> {
+pub(super) unsafe fn text_of<'a>(value: *mut ffi::sqlite3_value) -> Option<&'a [u8]> {
     // SAFETY: by the contract above. The bytes are asked for after the text, as SQLite wants it.
     unsafe {
         let text = ffi::sqlite3_value_text(value);
