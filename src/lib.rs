@@ -19,7 +19,8 @@
 //! When the client is slow, the socket fills up, then the channel, and the stream is *parked*: its cursor sleeps inside it and
 //! no thread waits for it. The writer wakes it once half of its room is free. With a *window*, what was sent counts until the
 //! client acknowledges it, and the acknowledgement wakes the stream. When the client cancels, a flag is set that the engine reads
-//! while it works; a stream at rest is closed at once by the **closer**. Whatever happens, exactly one message ends the stream:
+//! while it works; a stream at rest is closed at once by the **closer**, which also has it give way where somebody waits for what its
+//! engine holds for it. Whatever happens, exactly one message ends the stream:
 //! `query_completed`, `query_cancelled`, or `error`. The **timekeeper** sees to deadlines and progress, pings peers that are
 //! silent, and ends the wait for those that are gone.
 //!

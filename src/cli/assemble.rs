@@ -10,7 +10,7 @@ use super::config::{Bytes, DemoScale, OrOff, RateLimit, Settings};
 use super::demo;
 use crate::StreamingConfig;
 use crate::auth::TokenFile;
-use crate::engine::sqlite::{SqliteEngine, SqliteEngineBuilder, limit_heap};
+use crate::engine::sqlite::{JournalMode, SqliteEngine, SqliteEngineBuilder, limit_heap};
 use crate::server::{Limits, Server, ServerBuilder, ServerHandle, TlsConfig};
 
 /// A file that can be read again while the server runs.
@@ -60,6 +60,8 @@ pub(super) struct Assembly {
     /// Unix sockets that the server will listen on.
     pub(super) unix: Vec<String>,
     pub(super) has_tls: bool,
+    /// What an operator should know of the databases.
+    pub(super) notes: Vec<String>,
 }
 
 impl Assembly {
@@ -99,6 +101,7 @@ pub(super) fn assemble(
         reloadables: Vec::new(),
         unix: Vec::new(),
         has_tls: false,
+        notes: Vec::new(),
     };
     if let Some(workers) = settings.workers {
         assembly.builder = assembly.builder.workers(workers);
@@ -184,7 +187,9 @@ fn add_databases(mut assembly: Assembly, settings: &Settings, demo_data: DemoDat
     limit_heap(settings.sqlite_heap.0);
     for argument in &settings.db {
         let (name, path) = name_and_path(argument);
-        assembly = assembly.with_engine(name, open(settings, Path::new(path))?);
+        let engine = open(settings, Path::new(path))?;
+        assembly.notes.extend(journal_note(&name, &engine, settings));
+        assembly = assembly.with_engine(name, engine);
     }
     if let Some(DemoScale(scale)) = settings.demo {
         let engine = match demo_data {
@@ -205,13 +210,30 @@ fn open(settings: &Settings, path: &Path) -> Result<SqliteEngine, String> {
         .map_err(|error| format!("{}: {}", path.display(), error.message))
 }
 
+/// What to do about a database whose readers and writers wait for each other. Nothing is said of demo data, which nobody writes to.
+fn journal_note(name: &str, engine: &SqliteEngine, settings: &Settings) -> Option<String> {
+    if engine.journal_mode().ok()? != JournalMode::Rollback {
+        return None;
+    }
+    let wait = match settings.sqlite_writer_wait_max.0 {
+        Some(max) => format!("for up to sqlite_writer_wait_max ({max:?})"),
+        None => "without limit (sqlite_writer_wait_max is off)".to_owned(),
+    };
+    Some(format!(
+        "{name}: the database is in rollback-journal mode: a stream whose client is slow makes writers wait {wait}. If anything \
+         writes to it, switch it to WAL: PRAGMA journal_mode=WAL"
+    ))
+}
+
 fn sqlite(settings: &Settings, path: &Path) -> SqliteEngineBuilder {
     type Set = fn(SqliteEngineBuilder, u32) -> SqliteEngineBuilder;
     let u32_of = |bytes: Bytes| u32::try_from(bytes.0).unwrap_or(u32::MAX);
     let builder = SqliteEngine::builder(path)
         .profile(settings.sqlite_profile.into())
         .cache_kib(u32_of(Bytes(settings.sqlite_cache.0.div_ceil(1024))))
-        .lock_timeout(settings.sqlite_lock_timeout);
+        .lock_timeout(settings.sqlite_lock_timeout)
+        .writer_wait_max(settings.sqlite_writer_wait_max.0)
+        .wal_bytes_max(settings.sqlite_wal_bytes_max.0.map(|bytes| bytes.0));
     let limits: [(Option<u32>, Set); 9] = [
         (
             settings.sqlite_cell_bytes_max.map(u32_of),

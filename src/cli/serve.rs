@@ -50,6 +50,7 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         reloadables,
         unix,
         has_tls,
+        notes,
     } = match prepare(settings, DemoData::Made) {
         Ok(assembly) => assembly,
         Err(exit) => return exit,
@@ -92,6 +93,9 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     if told.is_err() {
         log::warn!("standard output is closed; the address was not told");
     }
+    for note in notes {
+        log::warn!("{note}");
+    }
     serve_until_asked(&server, &supervisor, &asked, drainer);
     Exit::Ok
 }
@@ -111,7 +115,12 @@ pub(super) fn check_config(config: config::Arguments) -> Exit {
     };
     match check(&assembly.builder, &explained) {
         Ok(capacity) => {
-            for told in explained.scaled().iter().chain(&capacity.reasons) {
+            for told in explained
+                .scaled()
+                .iter()
+                .chain(&assembly.notes)
+                .chain(&capacity.reasons)
+            {
                 say(told);
             }
             printed

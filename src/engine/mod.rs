@@ -79,6 +79,15 @@ pub trait Engine: Send + Sync + 'static {
         None
     }
 
+    /// What somebody waits for that cursors of this engine hold while their streams are at rest, such as a lock or an old snapshot:
+    /// then the stream whose cursor has been open longest is stopped, if it is at rest.
+    ///
+    /// Called while streams of this engine are at rest and at no other time, about twice a second and after each stream that was stopped,
+    /// from one thread at a time. It must be brief: cursors of other streams are closed on the same thread. Defaults to `None`.
+    fn contention(&self) -> Option<Contention> {
+        None
+    }
+
     /// The name of what the engine takes its memory from. Engines that say the same share one bound, as all of SQLite in a process does; a
     /// server's engines take the largest of each pool, and the pools together.
     ///
@@ -183,6 +192,30 @@ pub struct Description {
     pub read_only: Option<bool>,
     /// How many rows there may be, where that is known without executing anything.
     pub estimated_rows: Option<u64>,
+}
+
+/// Somebody waits for what cursors of an engine hold, see [`Engine::contention`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Contention {
+    /// The name of the setting that says how long, or how much, cursors may hold.
+    pub setting: &'static str,
+    /// For the client whose stream is stopped: what happened, and what to do.
+    pub message: String,
+    /// Streams whose clients have taken something within this time are left alone; zero where any stream at rest is to give way.
+    pub rest_min: Duration,
+}
+
+impl Contention {
+    /// The rule, in words, and which streams it leaves alone.
+    #[must_use]
+    pub const fn new(setting: &'static str, message: String, rest_min: Duration) -> Self {
+        Self {
+            setting,
+            message,
+            rest_min,
+        }
+    }
 }
 
 /// How many rows a result has, and how that is known.

@@ -174,6 +174,7 @@ impl Job {
         let rules = self.producer.lock().rules();
         let columns = cursor.columns().map(|columns| columns.clone().with_int64(rules.int64));
         self.cursor = Some(cursor);
+        stream.opened(clock::now());
         if stream.cancel.is_cancelled() {
             return Err(self.cancelled(stream));
         }

@@ -103,6 +103,7 @@ pub(crate) struct Stream {
     /// What it had of the workers so far.
     ticket: Mutex<Ticket>,
     stop: OnceLock<Stop>,
+    opened_at: OnceLock<Instant>,
     rest: Mutex<Rest>,
     counters: Counters,
     estimate: Mutex<Estimate>,
@@ -154,6 +155,7 @@ impl Stream {
             weight: AtomicU16::new(rank.weight),
             ticket: Mutex::new(Ticket::default()),
             stop: OnceLock::new(),
+            opened_at: OnceLock::new(),
             rest: Mutex::new(Rest {
                 turn: Turn::Waiting,
                 job: None,
@@ -215,6 +217,8 @@ impl Stream {
         if rest.turn.park() {
             rest.time.rest(clock::now());
             rest.job = Some(job);
+            drop(rest);
+            self.core.watch();
             None
         } else {
             Some(job)
@@ -224,6 +228,15 @@ impl Stream {
     /// Whether the job sleeps here. The status goes on to say so until the engine has made something again.
     pub(super) fn is_parked(&self) -> bool {
         self.rest.lock().turn == Turn::Parked
+    }
+
+    /// The engine has opened the stream's cursor.
+    pub(super) fn opened(&self, now: Instant) {
+        self.opened_at.get_or_init(|| now);
+    }
+
+    pub(super) fn opened_at(&self) -> Option<Instant> {
+        self.opened_at.get().copied()
     }
 
     /// Looks at how long the query has been at work.

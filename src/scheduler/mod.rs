@@ -27,6 +27,7 @@ mod shuttle_test;
 mod standstill;
 mod stop;
 mod timekeeper;
+mod watch;
 mod worker;
 
 use std::fmt;
@@ -58,6 +59,8 @@ use question::{QUESTION_DURATION_MAX, Question, Questions};
 use queue::RunQueue;
 use relief::Relief;
 use stop::StreamDeadline;
+use watch::Watch;
+use worker::Errand;
 
 use crate::auth::Rights;
 use crate::clock;
@@ -77,11 +80,8 @@ use crate::thread::{STACK_BYTES_CONNECTION, STACK_BYTES_WORKER, spawn_named};
 /// Estimates that wait for a worker. When full, further streams go without a total.
 const ASIDES_MAX: usize = 256;
 
-/// Jobs that wait for the closer. When full, whoever cancels closes the cursor itself.
+/// Errands that wait for the closer. When full, whoever cancels closes the cursor itself, and a look waits for the next time.
 const CLOSING_MAX: usize = 1024;
-
-/// A stream that was stopped at rest, with its job: for the closer.
-type Resting = (Arc<Stream>, Box<Job>);
 
 /// What all parts of the scheduler share.
 #[derive(Debug)]
@@ -96,9 +96,10 @@ struct Core {
     metrics: Arc<Metrics>,
     epoch: Epoch,
     timekeeper: Timekeeper,
-    closing: Mutex<Option<Sender<Resting>>>,
+    closing: Mutex<Option<Sender<Errand>>>,
     relief: Relief,
     estimates: Mutex<Allowance>,
+    watch: Watch,
 }
 
 /// A connection, as its streams know it.
@@ -144,16 +145,16 @@ impl Core {
     /// Closes a cancelled stream's cursor on the closer's thread: closing can take as long as an engine likes.
     fn close_elsewhere(&self, stream: Arc<Stream>, job: Box<Job>) {
         let sender = self.closing.lock().clone();
+        let errand = Errand::Close(stream, job);
         let refused = match sender {
             Some(sender) => sender
-                .try_send((stream, job))
+                .try_send(errand)
                 .err()
                 .map(crossbeam_channel::TrySendError::into_inner),
-            None => Some((stream, job)),
+            None => Some(errand),
         };
-        if let Some((stream, job)) = refused {
-            let cancelled = Arc::clone(&stream);
-            stream.finish(job, |job| job.cancelled(&cancelled));
+        if let Some(Errand::Close(stream, job)) = refused {
+            worker::close(&stream, job);
         }
     }
 }
@@ -249,6 +250,7 @@ impl Scheduler {
                 closing: Mutex::new(Some(closing)),
                 relief: Relief::default(),
                 estimates: Mutex::new(Allowance::new(clock::now())),
+                watch: Watch::default(),
             }),
             engines,
             seats,
@@ -262,11 +264,12 @@ impl Scheduler {
             });
             scheduler.keep(worker)?;
         }
+        let core = Arc::clone(&scheduler.core);
         scheduler.keep(spawn_named(
             "closer",
             STACK_BYTES_WORKER.max(STACK_BYTES_CONNECTION),
             move || {
-                worker::close_until_disconnected(&to_close);
+                worker::run_errands_until_disconnected(&core, &to_close);
             },
         ))?;
         Ok(scheduler)

@@ -1,8 +1,8 @@
-//! Memory of engines that streams at rest keep from others.
+//! What streams at rest hold of their engine, and others need.
 //!
-//! What a query has sorted or grouped stays in its engine's memory while its stream rests, and engines of one pool may have one bound for
-//! all their queries. Where others come near that, the stream goes that has rested longest, those that nobody has before all others. One at a
-//! time: how much each has, no engine says.
+//! A stream that waits for its client keeps its cursor, and with it what that has of its engine: memory in which it has sorted or grouped, a
+//! lock, an old snapshot. Where others need that, one stream at rest is stopped, and the next one only once the engine has back what the
+//! first one had.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use super::Core;
 use super::live::Stream;
 use super::stop::LimitReached;
-use crate::engine::{CancelReason, Engine};
+use crate::engine::{CancelReason, Contention, Engine};
 use crate::id::StreamId;
 use crate::sync::Mutex;
 
-/// For so long, whoever is connected may leave a stream at rest whatever others need.
+/// For so long, whoever is connected may leave a stream at rest whatever memory others need.
 pub(super) const REST_MIN: Duration = Duration::from_secs(5);
 
-/// What somebody has met with.
+/// Who needs an engine's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
     /// A query that is to begin may find too little: a quarter of the bound is left at the most.
@@ -64,40 +64,78 @@ impl Relief {
 }
 
 impl Core {
-    /// Stops a stream that rests at the cost of others, where there is need and such a stream. What it had is free a moment later.
+    /// Stops the stream that has rested longest, those that nobody has before all others, where an engine's memory is needed: how much each has,
+    /// no engine says. What it had is free a moment later.
     pub(super) fn relieve(self: &Arc<Self>, engine: &dyn Engine, need: Need, now: Instant) {
         if !need.is_felt_by(engine) {
             return;
         }
         let streams = self.registry.all();
-        let resting = streams.iter().filter_map(|stream| Some((rest(stream, now)?, stream)));
-        let longest = resting
-            .filter(|(_, stream)| stream.engine.memory_pool() == engine.memory_pool())
-            .min_by_key(|(rest, _)| *rest);
-        let Some(((is_attached, _), stream)) = longest else {
-            return;
+        let of_pool = streams
+            .iter()
+            .filter(|stream| stream.engine.memory_pool() == engine.memory_pool());
+        let resting = of_pool.filter_map(|stream| Some((rest(stream, REST_MIN, now)?, stream)));
+        if let Some((rest, stream)) = resting.min_by_key(|(rest, _)| *rest) {
+            self.stop_at_rest(stream, rest, LimitReached::engine_memory(), now);
+        }
+    }
+
+    /// Stops the stream of the engine with this name whose cursor has been open longest, if it is at rest. While that one is at work nobody is
+    /// stopped, for what others hold is not what is waited for. Returns whether one was.
+    pub(super) fn give_way(self: &Arc<Self>, engine_name: &str, contention: Contention, now: Instant) -> bool {
+        let streams = self.registry.all();
+        let open = streams
+            .iter()
+            .filter(|stream| *stream.plan.engine_name == *engine_name && !stream.status().is_terminal())
+            .filter_map(|stream| Some((stream.opened_at()?, stream)));
+        let Some((_, stream)) = open.min_by_key(|(opened_at, _)| *opened_at) else {
+            return false;
         };
+        let Some(rest) = rest(stream, contention.rest_min, now) else {
+            return false;
+        };
+        self.stop_at_rest(stream, rest, LimitReached::contention(contention), now)
+    }
+
+    fn stop_at_rest(self: &Arc<Self>, stream: &Arc<Stream>, rest: Rest, limit: LimitReached, now: Instant) -> bool {
         if !self.relief.begin(stream.id, now) {
-            return;
+            return false;
         }
-        if is_attached {
-            log::warn!(stream:% = stream.id, principal = stream.principal.name(); "a stream is stopped whose client leaves it at rest: the engine's memory is scarce");
-            stream.cancel_at_limit(CancelReason::SlowClient, LimitReached::engine_memory());
+        log::warn!(
+            stream:% = stream.id, principal = stream.principal.name(), limit = limit.setting;
+            "a stream at rest is stopped: {}", limit.message
+        );
+        if rest.is_attached {
+            stream.cancel_at_limit(CancelReason::SlowClient, limit);
         } else {
-            self.give_up(stream, now, "the engine's memory is scarce");
+            self.give_up(stream, now, "what they hold of their engine is needed");
         }
+        true
     }
 }
 
-/// Whether somebody is connected to the stream, and since when it rests; `None` for one that does not, or has not for long enough.
-fn rest(stream: &Stream, now: Instant) -> Option<(bool, Instant)> {
+/// A stream at rest: the least gives way first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rest {
+    is_attached: bool,
+    since: Instant,
+}
+
+/// `None` for a stream that does not rest or, while a client is connected to it, has not for long enough.
+fn rest(stream: &Stream, rest_min: Duration, now: Instant) -> Option<Rest> {
     if !stream.is_parked() {
         return None;
     }
     let (left_at, moved_at) = stream.rests_since();
     match left_at {
-        Some(left_at) => Some((false, left_at)),
-        None => (now >= moved_at + REST_MIN).then_some((true, moved_at)),
+        Some(since) => Some(Rest {
+            is_attached: false,
+            since,
+        }),
+        None => (now >= moved_at + rest_min).then_some(Rest {
+            is_attached: true,
+            since: moved_at,
+        }),
     }
 }
 

@@ -182,7 +182,8 @@ fn shuttle_of_several_streams_and_workers_each_gets_its_own_end() {
         first.cancel(CancelReason::Client);
         // Whatever has to be closed is in the channel now, so that the closer ends without having waited.
         *scheduler.core.closing.lock() = None;
-        let closer = shuttle::thread::spawn(move || worker::close_until_disconnected(&to_close));
+        let core = Arc::clone(&scheduler.core);
+        let closer = shuttle::thread::spawn(move || worker::run_errands_until_disconnected(&core, &to_close));
         let (n_batches, status) = cancelled.join().unwrap();
         assert!(status == QueryStreamStatus::Cancelled || (n_batches, status) == (3, QueryStreamStatus::Completed));
         assert_eq!(whole.join().unwrap(), (3, QueryStreamStatus::Completed));

@@ -42,6 +42,7 @@ pub(super) fn core(config: StreamingConfig, n_workers: usize) -> Arc<Core> {
         epoch: Epoch::random(),
         timekeeper: Timekeeper::still(),
         closing: Mutex::new(None),
+        watch: Default::default(),
         relief: Relief::default(),
         estimates: Mutex::new(Allowance::new(clock::now())),
     })

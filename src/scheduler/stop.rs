@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::CancelReason;
+use crate::engine::{CancelReason, Contention};
 
 /// The first cancel of a stream.
 #[derive(Debug)]
@@ -46,6 +46,10 @@ impl LimitReached {
              the stream"
         );
         Self::new("stall_limit", message)
+    }
+
+    pub(super) fn contention(contention: Contention) -> Self {
+        Self::new(contention.setting, contention.message)
     }
 
     pub(super) fn engine_memory() -> Self {

@@ -1,5 +1,5 @@
 //! The threads that call engines: workers, which take turns at streams, and the closer, which closes the cursors of streams
-//! that were stopped at rest.
+//! that were stopped at rest, and looks whether somebody waits for what those hold that are still there.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use crossbeam_channel::Receiver;
 
 use super::fair::Ticket;
 use super::groups::QUANTUM_BYTES;
-use super::job::TurnEnd;
+use super::job::{Job, TurnEnd};
 use super::live::Stream;
 use super::queue::Work;
-use super::{Core, Resting, estimates};
+use super::{Core, estimates};
 use crate::clock;
 
 /// While streams wait for their turns, estimates get at most one part in this many of a worker's time.
@@ -105,10 +105,26 @@ fn take_turns(core: &Arc<Core>, mut stream: Arc<Stream>, mut ticket: Ticket) {
     }
 }
 
+/// What the closer does.
+#[derive(Debug)]
+pub(super) enum Errand {
+    /// A stream that was stopped at rest, with its job.
+    Close(Arc<Stream>, Box<Job>),
+    /// A [look](Core::look) at engines.
+    Look,
+}
+
 /// Ends when: every sender of the channel is gone.
-pub(super) fn close_until_disconnected(jobs: &Receiver<Resting>) {
-    for (stream, job) in jobs {
-        let cancelled = Arc::clone(&stream);
-        stream.finish(job, |job| job.cancelled(&cancelled));
+pub(super) fn run_errands_until_disconnected(core: &Arc<Core>, errands: &Receiver<Errand>) {
+    for errand in errands {
+        match errand {
+            Errand::Close(stream, job) => close(&stream, job),
+            Errand::Look => core.look(),
+        }
     }
+}
+
+/// Ends a stream that was stopped at rest.
+pub(super) fn close(stream: &Arc<Stream>, job: Box<Job>) {
+    stream.finish(job, |job| job.cancelled(stream));
 }

@@ -84,8 +84,8 @@ pub struct StreamingConfig {
     pub retained_streams_max: usize,
     /// How long a client may take nothing and acknowledge nothing while something waits for it: then a resumable stream is
     /// detached with `SLOW_CONSUMER`, any other cancelled with `slow_client`. A stream that stands still keeps its engine's cursor, and
-    /// with it what that holds of a database, such as SQLite's write-ahead log: for so long, and a resumable one for its
-    /// [`retention`](Self::retention) more. Defaults to 60 seconds.
+    /// with it what that holds of a database, such as a lock or a snapshot: for so long, and a resumable one for its
+    /// [`retention`](Self::retention) more, unless somebody [waits for it](crate::Engine::contention). Defaults to 60 seconds.
     pub stall_limit: Duration,
     /// Queries that may wait for their first turn on a worker; those beyond are refused with `QUEUE_FULL`. Defaults to 4,096.
     pub queries_waiting_max: usize,

@@ -52,6 +52,7 @@ mod process;
 mod proxy;
 mod questions;
 mod relief;
+mod rest;
 mod resume;
 mod revocation;
 #[path = "../../src/protocol/schema_check_test.rs"]

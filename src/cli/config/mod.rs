@@ -69,6 +69,10 @@ settings! {
         sqlite_cache: Bytes = Bytes(64 << 10);
         /// How long a query waits for a lock that a writer of the database holds.
         sqlite_lock_timeout: Duration = Duration::from_secs(2);
+        /// How long a stream that waits for its client may keep a writer waiting, of a database in rollback-journal mode.
+        sqlite_writer_wait_max: OrOff<Duration> = OrOff(Some(Duration::from_secs(5)));
+        /// How much of a write-ahead log a stream that waits for its client may keep from being checkpointed.
+        sqlite_wal_bytes_max: OrOff<Bytes> = OrOff(Some(Bytes(256 << 20)));
         /// Largest text or blob that a query may make or read; defaults to 1 MiB.
         sqlite_cell_bytes_max: Option<Bytes> = None;
         /// Longest query; defaults to 64 KiB, or 1 MiB with the profile `trusted`.

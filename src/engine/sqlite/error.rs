@@ -255,6 +255,20 @@ pub(super) enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether a lock was refused.
+    pub(super) fn is_busy(&self) -> bool {
+        let code = match self {
+            Self::Failure(failure) => failure.code,
+            Self::Sqlite(error) => error
+                .sqlite_error()
+                .map_or(codes::SQLITE_OK, |error| error.extended_code),
+            Self::NoFileSystem { .. } => return false,
+        };
+        code & 0xFF == codes::SQLITE_BUSY
+    }
+}
+
 impl From<rusqlite::Error> for OpenError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sqlite(error)

@@ -15,6 +15,7 @@ mod advice_test;
 #[cfg(test)]
 mod bombs_test;
 mod bounds;
+mod contention;
 mod cursor;
 mod declared;
 mod error;
@@ -45,13 +46,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bounds::{Bound, Chosen};
+use contention::Lookout;
 use cursor::SqliteCursor;
 use estimate::Uncounted;
 use pool::{Pool, Settings};
 
+pub use contention::JournalMode;
 pub use profile::SqliteProfile;
 
-use super::{CancelToken, Cursor, Description, Engine, EngineError, Estimate, QuerySpec};
+use super::{CancelToken, Contention, Cursor, Description, Engine, EngineError, Estimate, QuerySpec};
 
 /// A connection and a prepared statement without the page cache: half of it is SQLite's lookaside memory (48,000 bytes by default),
 /// the rest schema and program.
@@ -96,11 +99,22 @@ pub(crate) fn library_features() -> impl Iterator<Item = &'static str> {
 /// cut is an error as soon as a page is read that is not there in whole; no row is made of what is missing. One that is overwritten in
 /// place is an error where SQLite notices, which it does by page; rows before the error may be wrong then.
 ///
-/// A cursor that rests holds a read transaction: while a client is slow, a writer's write-ahead log cannot be shortened.
+/// # Writers
+/// A query holds a read transaction from its first row to its last, also while its stream waits for a slow client. What that costs writers
+/// depends on the database's [`JournalMode`]:
+/// - In a rollback journal, a writer cannot commit until the query ends. Once a writer waits, a stream gives way (it is stopped with
+///   `slow_client`) when its client has taken nothing for [`writer_wait_max`](SqliteEngineBuilder::writer_wait_max), or when it is at rest
+///   and the writer has waited for so long. A query at work is not stopped: its time is the server's `max_query_duration`.
+/// - In a write-ahead log, nobody waits, but the log cannot be checkpointed beyond the query's snapshot and grows with every write. Where
+///   more than [`wal_bytes_max`](SqliteEngineBuilder::wal_bytes_max) of it cannot be checkpointed, the stream at rest that has held its
+///   snapshot longest gives way.
+///
+/// A writer in the same process is seen like any other. WAL is the mode for a database that is written to while it is served.
 #[derive(Debug)]
 pub struct SqliteEngine {
     pool: Arc<Pool>,
     uncounted: Uncounted,
+    lookout: Lookout,
 }
 
 /// Settings of a [`SqliteEngine`].
@@ -119,6 +133,16 @@ impl SqliteEngine {
         Self::builder(path).open()
     }
 
+    /// How the database keeps what a transaction changes, see [Writers](Self#writers). Blocks on the file.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Unavailable`](super::EngineErrorKind::Unavailable) where it cannot be read.
+    pub fn journal_mode(&self) -> Result<JournalMode, EngineError> {
+        let hold = self.pool.hold();
+        hold.map(JournalMode::of)
+            .map_err(|error| error::while_opening(error, self.pool.settings.rules(), &CancelToken::new()))
+    }
+
     /// Starts describing an engine for the database at `path`.
     pub fn builder(path: impl AsRef<Path>) -> SqliteEngineBuilder {
         SqliteEngineBuilder {
@@ -129,6 +153,8 @@ impl SqliteEngine {
                 idle_max: 16,
                 profile: SqliteProfile::default(),
                 chosen: Chosen::default(),
+                writer_wait_max: Some(Duration::from_secs(5)),
+                wal_bytes_max: Some(256 << 20),
             },
         }
     }
@@ -223,6 +249,20 @@ impl SqliteEngineBuilder {
         self
     }
 
+    /// How long a stream that waits for its client may keep a writer of the database waiting, where that is in rollback-journal mode;
+    /// `None` for any time. Defaults to 5 s.
+    pub fn writer_wait_max(mut self, wait_max: Option<Duration>) -> Self {
+        self.settings.writer_wait_max = wait_max;
+        self
+    }
+
+    /// How much of the database's write-ahead log may be held up by a stream that waits for its client, in bytes; `None` for any amount.
+    /// Defaults to 256 MiB: some sixty of SQLite's automatic checkpoints, which a disk catches up with in a few seconds.
+    pub fn wal_bytes_max(mut self, bytes_max: Option<u64>) -> Self {
+        self.settings.wal_bytes_max = bytes_max;
+        self
+    }
+
     /// Opens the database.
     ///
     /// # Errors
@@ -235,6 +275,7 @@ impl SqliteEngineBuilder {
         Ok(SqliteEngine {
             pool,
             uncounted: Uncounted::default(),
+            lookout: Lookout::default(),
         })
     }
 
@@ -244,6 +285,7 @@ impl SqliteEngineBuilder {
         SqliteEngine {
             pool: Arc::new(Pool::new(self.settings)),
             uncounted: Uncounted::default(),
+            lookout: Lookout::default(),
         }
     }
 }
@@ -284,6 +326,10 @@ impl Engine for SqliteEngine {
     fn describe(&self, sql: &str, cancel: &CancelToken) -> Result<Description, EngineError> {
         let (database, loan) = self.pool.take(cancel, None)?;
         cursor::describe(database, loan, sql, cancel)
+    }
+
+    fn contention(&self) -> Option<Contention> {
+        self.lookout.look(&self.pool)
     }
 
     /// The page cache, and as much as a connection with its statement has been seen to take.

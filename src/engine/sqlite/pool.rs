@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::bounds::{Bounds, Chosen, Rules};
 use super::error::{OpenError, while_opening};
-use super::ffi::{self, Database};
+use super::ffi::{self, Database, Hold};
 use super::profile::{self, SqliteProfile};
 use crate::engine::{CancelToken, EngineError, EngineErrorKind};
 
@@ -27,6 +27,9 @@ pub(super) struct Settings {
     pub(super) profile: SqliteProfile,
     /// What was set by name, whatever the profile.
     pub(super) chosen: Chosen,
+    /// `None`: without limit.
+    pub(super) writer_wait_max: Option<Duration>,
+    pub(super) wal_bytes_max: Option<u64>,
 }
 
 impl Settings {
@@ -102,6 +105,19 @@ impl Pool {
                         .map_err(|error| while_opening(error, self.settings.rules(), cancel));
                 }
             }
+        }
+    }
+
+    /// What a query holds of the database, seen from a connection of its own that waits for no lock. Blocks on the file.
+    pub(super) fn hold(&self) -> Result<Hold, OpenError> {
+        let settings = Settings {
+            lock_timeout: Duration::ZERO,
+            ..self.settings.clone()
+        };
+        let database = open(&settings, &CancelToken::new(), None);
+        match database.and_then(|database| Ok(database.hold()?)) {
+            Err(error) if error.is_busy() => Ok(Hold::Lock { writer_waits: true }),
+            seen => seen,
         }
     }
 

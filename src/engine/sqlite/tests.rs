@@ -364,6 +364,7 @@ fn a_cancel_ends_the_wait_for_a_lock() {
             ..SqliteEngine::builder(&fixture.path).settings
         })),
         uncounted: Uncounted::default(),
+        lookout: Lookout::default(),
     };
     let cancel = CancelToken::new();
     let (started, starts) = bounded::<()>(1);
