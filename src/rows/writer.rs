@@ -197,6 +197,12 @@ impl RowWriter {
     pub fn end_row(&mut self) -> Result<(), RowError> {
         let bytes = self.encoder.end_row(self.cells);
         self.in_row = false;
+        self.accept_row(bytes)
+    }
+
+    /// Makes the row that was written part of the batch, which takes so many bytes with it; or takes it back.
+    #[inline]
+    fn accept_row(&mut self, bytes: usize) -> Result<(), RowError> {
         let row_bytes = bytes - self.bytes;
         if self.error.is_some() || self.cells != self.n_columns || row_bytes > self.limits.row_bytes_max {
             return Err(self.refuse_row());
@@ -346,18 +352,18 @@ impl RowWriter {
     /// As [`end_row`](Self::end_row).
     #[inline]
     pub(crate) fn write_row<R: RowSource>(&mut self, row: &R) -> Result<(), RowError> {
-        self.begin_row();
         #[cfg(feature = "arrow")]
         if let Some(arrow) = self.encoder.arrow() {
-            match arrow.write_row(row, self.limits.row_bytes_max) {
-                Ok(true) => {
+            match arrow.write_row(row, self.rows, self.limits.row_bytes_max) {
+                Ok(Some(bytes)) => {
                     self.cells = self.n_columns;
-                    return self.end_row();
+                    return self.accept_row(bytes);
                 }
-                Ok(false) => {}
+                Ok(None) => {}
                 Err(refused) => return Err(self.refuse_row_for(refused)),
             }
         }
+        self.begin_row();
         for column_idx in 0..self.n_columns {
             row.write_cell(column_idx, self);
         }

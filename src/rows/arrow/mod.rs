@@ -165,19 +165,26 @@ impl ArrowEncoder {
         Ok(())
     }
 
-    /// Writes all cells of a row that has one for each column, none of them larger than `cell_bytes_max`. False where the columns have
-    /// no types yet, or cells want a look: then they are to be [written](Self::write) one by one.
+    /// Writes a whole row behind `rows` others: it has a cell for each column, none of them larger than `cell_bytes_max`. Returns how many
+    /// bytes the batch takes with it. `None` where the columns have no types yet, or cells want a look: then the row is to be begun and its
+    /// cells [written](Self::write) one by one.
     ///
     /// The column is known where a cell is looked at, so that a cell of the declared type costs its bytes and one comparison.
     #[inline]
-    pub(super) fn write_row<R: RowSource>(&mut self, row: &R, cell_bytes_max: usize) -> Result<bool, RefusedCell> {
+    pub(super) fn write_row<R: RowSource>(
+        &mut self,
+        row: &R,
+        rows: u32,
+        cell_bytes_max: usize,
+    ) -> Result<Option<usize>, RefusedCell> {
         let Columns::Typed(columns) = &mut self.columns else {
-            return Ok(false);
+            return Ok(None);
         };
         if self.marks.is_some() || self.text_errors != TextErrors::Fail {
-            return Ok(false);
+            return Ok(None);
         }
         let mut bits = self.bits;
+        (self.row_start_bits, self.rows_before) = (bits, rows);
         for (column_idx, column) in columns.iter_mut().enumerate() {
             let mut cell = TypedCell {
                 column,
@@ -191,7 +198,7 @@ impl ArrowEncoder {
             }
         }
         self.bits = bits;
-        Ok(true)
+        Ok(Some(self.bytes()))
     }
 
     /// Bytes that the cells take: validity, offsets and values; before the types are decided, what gathering them takes. And their marks.
