@@ -416,7 +416,10 @@ fn instance(node: &Json, schema: &Json) -> Json {
         Some("string") if node.get("format") == Some(&json!("uuid")) => json!(StreamId::from_bytes([7; 16])),
         Some("string") => json!("x"),
         Some("integer" | "number") => json!(1),
-        Some("array") => json!([instance(&node["items"], schema)]),
+        Some("array") => match node.get("prefixItems").and_then(Json::as_array) {
+            Some(items) => items.iter().map(|item| instance(item, schema)).collect(),
+            None => json!([instance(&node["items"], schema)]),
+        },
         Some("object") => json!({"x": instance(&node["additionalProperties"], schema)}),
         Some(other) => panic!("type {other}"),
     }
