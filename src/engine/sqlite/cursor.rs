@@ -3,12 +3,13 @@
 use super::advice::advise;
 use super::bounds::Bound;
 use super::declared::type_of;
-use super::error::{not_reading, while_filling, while_preparing, while_running};
+use super::error::{not_reading, other_columns, while_filling, while_preparing, while_running};
 use super::ffi::{Database, FillError, Prepared, Statement};
 use super::oversize;
 use super::parameters::bind;
 use super::pool::Loan;
 use super::quotes::without_double_quotes;
+use super::watch::Verdict;
 use crate::engine::{CancelToken, Cursor, CursorProgress, Description, EngineError, EngineErrorKind, QuerySpec, Step};
 use crate::rows::{Column, ColumnType, RowWriter, Schema};
 
@@ -19,6 +20,8 @@ pub(super) struct SqliteCursor {
     schema: Schema,
     cancel: CancelToken,
     failed: Option<EngineErrorKind>,
+    /// Until the first row: what it takes to begin again on another connection.
+    unbegun: Option<QuerySpec>,
 }
 
 impl SqliteCursor {
@@ -28,27 +31,50 @@ impl SqliteCursor {
         query: &QuerySpec,
         cancel: &CancelToken,
     ) -> Result<Self, EngineError> {
-        let mut statement = match prepare(database, &query.sql, cancel) {
-            Ok(statement) => statement,
-            Err((database, mut error)) => {
-                let database = advise(database, &query.sql, &mut error);
-                end(loan, database, Some(error.kind));
-                return Err(error);
-            }
-        };
-        let bound = check(&statement).and_then(|()| bind(&mut statement, &query.params, cancel));
-        if let Err(error) = bound {
-            loan.give_back(statement.into_database());
-            return Err(error);
-        }
-        let schema = schema_of(&statement);
-        statement.set_booleans(schema.columns().iter().map(|column| column.ty == ColumnType::Boolean));
+        let (statement, loan, schema) = start(database, loan, query, cancel)?;
         Ok(Self {
             schema,
             open: Some((statement, loan)),
             cancel: cancel.clone(),
             failed: None,
+            unbegun: Some(query.clone()),
         })
+    }
+
+    /// Starts the query again before it has read anything: the file has changed since it was prepared.
+    fn restart(&mut self, query: &QuerySpec) -> Result<(), EngineError> {
+        let Some((outdated, loan)) = self.open.take() else {
+            return Ok(());
+        };
+        let pool = loan.pool();
+        // No other query is to find the connection, and its token is needed for the next one.
+        drop(outdated.into_database());
+        let (database, loan) = pool.take_reading(&self.cancel)?;
+        let (statement, loan, schema) = start(database, loan, query, &self.cancel)?;
+        self.open = Some((statement, loan));
+        if schema == self.schema {
+            Ok(())
+        } else {
+            Err(other_columns())
+        }
+    }
+
+    /// SQLite prepares a statement again where the schema has changed before the statement begins.
+    fn check_columns(&self) -> Result<(), EngineError> {
+        match &self.open {
+            Some((statement, _)) if statement.was_prepared_again() && schema_of(statement) != self.schema => {
+                Err(other_columns())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn fill_open(&mut self, out: &mut RowWriter) -> Result<Step, FillError> {
+        let Some((statement, _)) = self.open.as_mut() else {
+            return Ok(Step::Done);
+        };
+        let ended = statement.fill(out)?;
+        Ok(if ended { Step::Done } else { Step::More })
     }
 }
 
@@ -91,26 +117,28 @@ impl Cursor for SqliteCursor {
     }
 
     fn fill(&mut self, out: &mut RowWriter) -> Result<Step, EngineError> {
-        let Some((statement, _)) = self.open.as_mut() else {
-            return Ok(Step::Done);
-        };
         // The progress handler looks only every so many operations, of which a small query has none.
-        if self.cancel.is_cancelled() {
+        if self.open.is_some() && self.cancel.is_cancelled() {
             return Err(EngineError::cancelled());
         }
-        match statement.fill(out) {
-            Ok(true) => Ok(Step::Done),
-            Ok(false) => Ok(Step::More),
-            Err(error) => {
-                let is_cell_too_large = matches!(&error, FillError::Sql(failure) if failure.is_cell_too_large());
-                let mut error = while_filling(error, &self.cancel);
-                self.failed = Some(error.kind);
-                if is_cell_too_large {
-                    self.name_cell(&mut error, out.row_number());
-                }
-                Err(error)
+        let mut filled = self.fill_open(out);
+        if let Some(query) = self.unbegun.take() {
+            if matches!(&filled, Err(FillError::Sql(failure)) if failure.file == Verdict::Stale) {
+                let restarted = self.restart(&query);
+                restarted.inspect_err(|error| self.failed = Some(error.kind))?;
+                filled = self.fill_open(out);
             }
+            self.check_columns()?;
         }
+        filled.map_err(|error| {
+            let is_cell_too_large = matches!(&error, FillError::Sql(failure) if failure.is_cell_too_large());
+            let mut error = while_filling(error, &self.cancel);
+            self.failed = Some(error.kind);
+            if is_cell_too_large {
+                self.name_cell(&mut error, out.row_number());
+            }
+            error
+        })
     }
 
     fn progress(&self) -> CursorProgress {
@@ -120,6 +148,31 @@ impl Cursor for SqliteCursor {
                 CursorProgress::work(statement.n_scanned())
             })
     }
+}
+
+/// Prepares a query and binds its parameters. What has failed gives the connection back.
+fn start(
+    database: Database,
+    loan: Loan,
+    query: &QuerySpec,
+    cancel: &CancelToken,
+) -> Result<(Statement, Loan, Schema), EngineError> {
+    let mut statement = match prepare(database, &query.sql, cancel) {
+        Ok(statement) => statement,
+        Err((database, mut error)) => {
+            let database = advise(database, &query.sql, &mut error);
+            end(loan, database, Some(error.kind));
+            return Err(error);
+        }
+    };
+    let bound = check(&statement).and_then(|()| bind(&mut statement, &query.params, cancel));
+    if let Err(error) = bound {
+        loan.give_back(statement.into_database());
+        return Err(error);
+    }
+    let schema = schema_of(&statement);
+    statement.set_booleans(schema.columns().iter().map(|column| column.ty == ColumnType::Boolean));
+    Ok((statement, loan, schema))
 }
 
 impl Drop for SqliteCursor {
@@ -227,7 +280,11 @@ pub(super) fn probe(database: Database, loan: Loan) -> Result<(), EngineError> {
         Ok(mut statement) => {
             let stepped = statement.step();
             loan.give_back(statement.into_database());
-            stepped.map(drop).map_err(|failure| while_running(failure, &cancel))
+            match stepped {
+                // A commit right after the schema was read: it is a database.
+                Err(failure) if failure.file == Verdict::Stale => Ok(()),
+                stepped => stepped.map(drop).map_err(|failure| while_running(failure, &cancel)),
+            }
         }
         Err((database, error)) => {
             drop(database);

@@ -7,6 +7,7 @@ use rusqlite::ffi as codes;
 use super::bounds::{Bound, Rules};
 use super::ffi::{self, Failure, FillError};
 use super::profile::SqliteProfile;
+use super::watch::Verdict;
 use super::words::words;
 use crate::engine::{CancelToken, EngineError, EngineErrorKind};
 
@@ -117,11 +118,16 @@ fn engine_error(failure: Failure, cancel: &CancelToken, plain: EngineErrorKind) 
         message,
         offset,
         rules,
+        file,
     } = failure;
     // A wait for a lock that the token has ended comes back as busy.
     let stopped = matches!(code & 0xFF, codes::SQLITE_INTERRUPT | codes::SQLITE_BUSY);
     if stopped && cancel.is_cancelled() {
         return EngineError::cancelled();
+    }
+    // Whatever SQLite says of pages of two versions means nothing.
+    if let Some(error) = changed_file(file) {
+        return error;
     }
     // A schema that is read again under the limits of queries, see `Bounds::set`: the next connection reads it without them.
     let code = if message.starts_with("malformed database schema") {
@@ -237,11 +243,41 @@ fn lifted_by_trust(does: &str) -> String {
     )
 }
 
+/// What was read is not of one version of the file.
+fn changed_file(file: Verdict) -> Option<EngineError> {
+    let (message, hint) = match file {
+        Verdict::Sound => return None,
+        Verdict::Stale | Verdict::Overwritten => (
+            "the database file was changed by another program while the query read it",
+            "run the query again; to replace the file without failing queries, rename a new file over it",
+        ),
+        Verdict::ForeignLog => (
+            "the database file was replaced, but its write-ahead log still holds pages of the former file",
+            "stop the programs that write to the database, delete the files whose names end in -wal and -shm, then replace the file again",
+        ),
+    };
+    Some(unavailable(message, hint))
+}
+
+fn unavailable(message: &str, hint: &str) -> EngineError {
+    let mut error = EngineError::new(EngineErrorKind::Unavailable, message);
+    error.hint = Some(hint.to_owned());
+    error
+}
+
 /// The statement does not only read.
 pub(super) fn not_reading() -> EngineError {
     let mut error = EngineError::new(EngineErrorKind::ReadOnly, "the statement does not only read");
     error.hint = Some(ONLY_READING.to_owned());
     error
+}
+
+/// The schema has changed between the preparation of a query and its first row.
+pub(super) fn other_columns() -> EngineError {
+    unavailable(
+        "the columns of the result have changed since the query was prepared",
+        "run the query again",
+    )
 }
 
 /// Why a connection was not opened.
@@ -253,6 +289,15 @@ pub(super) enum OpenError {
     NoFileSystem {
         in_memory: bool,
     },
+    /// The file is empty, and was not.
+    Empty,
+}
+
+impl OpenError {
+    /// Whether the file is why.
+    pub(super) fn is_of_file(&self, verdict: Verdict) -> bool {
+        matches!(self, Self::Failure(failure) if failure.file == verdict)
+    }
 }
 
 impl OpenError {
@@ -291,6 +336,7 @@ pub(super) fn while_opening(error: OpenError, rules: Rules, cancel: &CancelToken
             message: message.unwrap_or_else(|| code.to_string()),
             offset: None,
             rules,
+            file: Verdict::Sound,
         },
         OpenError::Sqlite(other) => {
             log::error!(error:% = other; "a connection to SQLite could not be set up");
@@ -303,6 +349,12 @@ pub(super) fn while_opening(error: OpenError, rules: Rules, cancel: &CancelToken
                 "this SQLite has no file system to build on"
             };
             return EngineError::new(EngineErrorKind::Unavailable, text);
+        }
+        OpenError::Empty => {
+            return unavailable(
+                "the database file has become empty",
+                "another program has cut it or is about to overwrite it: run the query again",
+            );
         }
     };
     engine_error(failure, cancel, EngineErrorKind::Unavailable)

@@ -6,6 +6,7 @@
 mod file_system;
 mod hold;
 mod looks;
+mod main_file;
 mod math;
 mod percentile;
 mod pulse;
@@ -13,10 +14,11 @@ mod search;
 mod series;
 mod trim;
 mod whole_pages;
+mod write_ahead;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
@@ -24,6 +26,8 @@ use rusqlite::{Connection, ffi};
 
 use super::SqliteProfile;
 use super::bounds::Rules;
+use super::stamp::Stamp;
+use super::watch::{LogMemory, Memory, Verdict};
 use crate::engine::CancelToken;
 use crate::rows::{CellSink, RowError, RowSource, RowWriter, Value};
 
@@ -33,6 +37,7 @@ pub(super) use hold::Hold;
 pub(super) use pulse::seen;
 pub(super) use series::install as install_series;
 
+use main_file::MainFile;
 use pulse::{Inside, Pulse};
 
 /// What SQLite may allocate in this process unless somebody says otherwise.
@@ -60,6 +65,8 @@ pub(super) struct Failure {
     pub(super) offset: Option<u32>,
     /// What the connection allows.
     pub(super) rules: Rules,
+    /// What is known of the database's file; where it is not sound, that is why the call has failed.
+    pub(super) file: Verdict,
 }
 
 impl Failure {
@@ -72,7 +79,7 @@ impl Failure {
 
     /// Whether a text or blob was too large to be read or made.
     pub(super) fn is_cell_too_large(&self) -> bool {
-        self.code & 0xFF == ffi::SQLITE_TOOBIG
+        self.code & 0xFF == ffi::SQLITE_TOOBIG && self.file == Verdict::Sound
     }
 }
 
@@ -88,6 +95,8 @@ pub(super) struct Database {
     // Before `pulse` is freed: SQLite holds a pointer to it.
     connection: Option<Connection>,
     pulse: NonNull<Pulse>,
+    /// Behind the connection's file, so there as long as the connection is open.
+    main_file: Option<NonNull<MainFile>>,
     rules: Rules,
     /// Whether a name in double quotes that is no name is a text.
     quoted_texts: bool,
@@ -108,17 +117,18 @@ impl Interrupt {
 
 // SAFETY: `Connection` is `Send`. `pulse` is owned by this value alone (a box that SQLite's handlers of this very connection
 // also point to), and handlers run only inside calls that the owner makes. Its contents are `Send` but for `writer`, which is
-// null whenever no call is under way, so never when the value changes threads.
+// null whenever no call is under way, so never when the value changes threads. What `main_file` points to belongs to the connection, and
+// is used only by its owner, and by SQLite inside calls that the owner makes.
 unsafe impl Send for Database {}
 
 impl Database {
-    /// Takes over a connection and installs the handlers. The rules are for the errors that it makes.
-    pub(super) fn new(connection: Connection, lock_timeout: Duration, rules: Rules) -> Self {
+    /// Takes over a connection that nothing was read on, and installs the handlers. The rules are for the errors that it makes.
+    pub(super) fn new(connection: Connection, lock_timeout: Duration, rules: Rules, logs: Arc<LogMemory>) -> Self {
         let pulse = NonNull::from(Box::leak(Box::new(Pulse::new(lock_timeout))));
         // SAFETY: the handle is open and used by this thread alone; both handlers get a pointer that lives until after the
         // connection is closed (see `drop`). The lookaside call passes the three arguments that its verb documents, and a null
         // buffer has SQLite allocate its own; it fails harmlessly where memory is in use already.
-        unsafe {
+        let main_file = unsafe {
             let db = connection.handle();
             let context = pulse.as_ptr().cast::<c_void>();
             ffi::sqlite3_progress_handler(db, OPERATIONS_PER_PULSE, Some(pulse::on_pulse), context);
@@ -130,13 +140,44 @@ impl Database {
                 LOOKASIDE_SLOT_BYTES,
                 LOOKASIDE_SLOTS,
             );
-        }
+            let main_file = MainFile::of(db);
+            if let Some(mut main_file) = main_file {
+                main_file.as_mut().share_logs(logs);
+            }
+            main_file
+        };
         Self {
             connection: Some(connection),
             pulse,
+            main_file,
             rules,
             quoted_texts: false,
         }
+    }
+
+    /// What is known, up to now, of the pages that the connection has read.
+    pub(super) fn verdict(&self) -> Verdict {
+        self.main_file.map_or(Verdict::Sound, |mut main_file| {
+            // SAFETY: the connection is open, and no other thread uses it, since it is not `Sync`; no call on it is under way, since whoever
+            // calls this is its owner.
+            unsafe { main_file.as_mut().verdict() }
+        })
+    }
+
+    /// Whether what was read so far was read of an empty file.
+    pub(super) fn reads_nothing(&self) -> bool {
+        self.main_file.is_some_and(|main_file| {
+            // SAFETY: as in `verdict`.
+            unsafe { main_file.as_ref().reads_nothing() }
+        })
+    }
+
+    /// Whether what the connection, which rests, remembers is right for the file that is `there` now.
+    pub(super) fn memory_of(&mut self, there: &Stamp) -> Memory {
+        self.main_file.map_or(Memory::Right, |mut main_file| {
+            // SAFETY: as in `verdict`.
+            unsafe { main_file.as_mut().memory_of(there) }
+        })
     }
 
     /// Adds the functions that this SQLite was compiled without, and puts those whose time is bounded in the place of its own.
@@ -261,7 +302,23 @@ impl Database {
             message,
             offset: u32::try_from(offset).ok(),
             rules: self.rules,
+            file: self.verdict(),
         }
+    }
+
+    /// Fails where what was read is not of one version of the file.
+    pub(super) fn check_file(&self) -> Result<(), Failure> {
+        let file = self.verdict();
+        if file == Verdict::Sound {
+            return Ok(());
+        }
+        Err(Failure {
+            code: ffi::SQLITE_IOERR,
+            message: "the file has changed".to_owned(),
+            offset: None,
+            rules: self.rules,
+            file,
+        })
     }
 
     /// Prepares the first statement of `sql`; returns it with how many bytes of `sql` it took. `None` where there is only
@@ -275,6 +332,7 @@ impl Database {
                 message: "the query is too long".to_owned(),
                 offset: None,
                 rules: self.rules,
+                file: Verdict::Sound,
             });
         };
         let _inside = self.inside();
@@ -316,7 +374,6 @@ pub(super) struct Statement {
     // Finalized in `drop` and in `into_database`, before the connection it belongs to.
     statement: NonNull<ffi::sqlite3_stmt>,
     database: Option<Database>,
-    n_columns: c_int,
     /// Which columns hold booleans; empty where none does.
     booleans: Box<[bool]>,
     text_len: usize,
@@ -356,12 +413,9 @@ impl Statement {
             Ok((None, _)) => return Prepared::None(database),
             Err(failure) => return Prepared::Failed(database, failure),
         };
-        // SAFETY: a statement just prepared.
-        let n_columns = unsafe { ffi::sqlite3_column_count(first.as_ptr()) };
         let statement = Self {
             statement: first,
             database: Some(database),
-            n_columns,
             booleans: Box::default(),
             text_len: used,
         };
@@ -428,8 +482,10 @@ impl Statement {
         }
     }
 
+    /// How many columns there are, which a change of the schema before the first row may change.
     pub(super) fn n_columns(&self) -> usize {
-        usize::try_from(self.n_columns).unwrap_or(0)
+        // SAFETY: a live statement.
+        usize::try_from(unsafe { ffi::sqlite3_column_count(self.statement.as_ptr()) }).unwrap_or(0)
     }
 
     pub(super) fn column_name(&self, column: usize) -> String {
@@ -519,11 +575,12 @@ impl Statement {
     pub(super) fn step(&mut self) -> Result<bool, Failure> {
         let _inside = self.database().inside();
         // SAFETY: a live statement, used by one thread at a time.
-        match unsafe { ffi::sqlite3_step(self.statement.as_ptr()) } {
-            ffi::SQLITE_ROW => Ok(true),
-            ffi::SQLITE_DONE => Ok(false),
-            _ => Err(self.database().failure()),
-        }
+        let more = match unsafe { ffi::sqlite3_step(self.statement.as_ptr()) } {
+            ffi::SQLITE_ROW => true,
+            ffi::SQLITE_DONE => false,
+            _ => return Err(self.database().failure()),
+        };
+        self.database().check_file().map(|()| more)
     }
 
     /// The integer in a column of the present row; `None` for NULL.
@@ -547,6 +604,12 @@ impl Statement {
         }
     }
 
+    /// Whether the schema had changed when the statement was first stepped, so that SQLite prepared it anew.
+    pub(super) fn was_prepared_again(&self) -> bool {
+        // SAFETY: a live statement; 0 leaves the counter as it is.
+        unsafe { ffi::sqlite3_stmt_status(self.statement.as_ptr(), ffi::SQLITE_STMTSTATUS_REPREPARE, 0) > 0 }
+    }
+
     /// Rows that full scans of this statement have passed so far.
     pub(super) fn n_scanned(&self) -> u64 {
         // SAFETY: a live statement; 0 leaves the counter as it is.
@@ -555,8 +618,11 @@ impl Statement {
         u64::from(n.cast_unsigned())
     }
 
-    /// Steps and writes rows until `out` is full. True where the result has ended.
+    /// Steps and writes rows until `out` is full. True where the result has ended. Fails, with rows in `out` that may be of any version of the
+    /// file, where the file was changed.
     pub(super) fn fill(&mut self, out: &mut RowWriter) -> Result<bool, FillError> {
+        // The statement may have rested for long.
+        self.database().check_file().map_err(FillError::Sql)?;
         let out: *mut RowWriter = out;
         let _inside = self.database().inside();
         let pulse = self.database().pulse.as_ptr();
@@ -567,6 +633,9 @@ impl Statement {
             (*pulse).writer = out;
             let filled = self.fill_through(out);
             (*pulse).writer = ptr::null_mut();
+            if !matches!(filled, Err(FillError::Sql(_))) {
+                self.database().check_file().map_err(FillError::Sql)?;
+            }
             filled
         }
     }

@@ -26,7 +26,7 @@ fn create(path: &Path, tag: &str) {
 }
 
 /// Reads the rest of a stream: what came of it, be it well ended or not.
-fn rest(cursor: &mut dyn Cursor, mut n: u64) -> (Vec<String>, Result<(), EngineError>) {
+pub(super) fn rest(cursor: &mut dyn Cursor, mut n: u64) -> (Vec<String>, Result<(), EngineError>) {
     let mut writer = writer_of(cursor);
     let mut texts = Vec::new();
     loop {

@@ -28,16 +28,20 @@ mod file_test;
 #[cfg(test)]
 mod looks_test;
 mod oversize;
+#[cfg(all(test, unix))]
+mod overwritten_test;
 mod parameters;
 mod pool;
 mod profile;
 #[cfg(test)]
 mod profile_test;
 mod quotes;
+mod stamp;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod virtual_tables_test;
+mod watch;
 mod words;
 
 use std::ffi::CStr;
@@ -95,9 +99,20 @@ pub(crate) fn library_features() -> impl Iterator<Item = &'static str> {
 /// All that SQLite allocates in this process is bounded, see [`limit_heap`].
 ///
 /// # Replacing the file
-/// By renaming another over it: running queries read the old one to its end, new ones see the new one. A file that is
-/// cut is an error as soon as a page is read that is not there in whole; no row is made of what is missing. One that is overwritten in
-/// place is an error where SQLite notices, which it does by page; rows before the error may be wrong then.
+/// Rename another file over it: running queries read the old file to its end, new ones see the new file.
+///
+/// A file that another program writes to without SQLite (`cp` over it, `rsync --inplace`, a restore) fails the queries that are reading it
+/// with `ENGINE_UNAVAILABLE`; rows that they have sent may be of either file. Queries that begin afterwards see the new file. No query completes
+/// with rows of both, and a file that is cut makes no rows of what is missing. For that the engine compares the size and times of the file at
+/// the beginning and end of each query and batch. A query that begins right after a write to the file waits until the clock of the file system has
+/// moved on, which takes at most 10 ms on Linux, or two seconds on a file system that keeps whole seconds.
+///
+/// Some cases cannot be told apart:
+/// - a program that overwrites the file without cutting it first (`rsync --inplace`), for queries that begin and end while it pauses or is
+///   in one long call to write: what is there then is the file. After `cp`, which cuts it, such queries fail;
+/// - a write without SQLite between two looks at the file, between which another program checkpoints its write-ahead log too;
+/// - a write-ahead log that was written for another file, if the file was replaced while no engine had it open. An engine that has seen the
+///   replacement refuses the log until its `-wal` and `-shm` files are deleted.
 ///
 /// # Writers
 /// A query holds a read transaction from its first row to its last, also while its stream waits for a slow client. What that costs writers

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -15,6 +16,8 @@ use super::bounds::{Bounds, Chosen, Rules};
 use super::error::{OpenError, while_opening};
 use super::ffi::{self, Database, Hold};
 use super::profile::{self, SqliteProfile};
+use super::stamp::Stamp;
+use super::watch::{LogMemory, Memory, Verdict};
 use crate::engine::{CancelToken, EngineError, EngineErrorKind};
 
 /// How connections are opened.
@@ -41,18 +44,13 @@ impl Settings {
     }
 }
 
-/// Which file a path leads to, so that a replaced file is noticed.
-type Identity = (u64, u64);
-
-struct Idle {
-    database: Database,
-    identity: Identity,
-}
-
 /// Hands out connections and takes them back. The lock is never held while one is opened, used or closed.
 pub(super) struct Pool {
     pub(super) settings: Settings,
-    idle: Mutex<Vec<Idle>>,
+    idle: Mutex<Vec<Database>>,
+    logs: Arc<LogMemory>,
+    /// Whether there was ever something in the file.
+    had_contents: AtomicBool,
 }
 
 impl fmt::Debug for Pool {
@@ -66,7 +64,17 @@ impl fmt::Debug for Pool {
 /// A connection on loan; it goes back when this is dropped with the connection inside.
 pub(super) struct Loan {
     pool: Arc<Pool>,
-    identity: Identity,
+    /// Whether the connection is of no further use.
+    once: bool,
+}
+
+/// When a connection that is opened begins to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    /// With each statement.
+    EachTime,
+    /// At once, and until it is closed: what its schema says is true as long as it lives.
+    AtOnce,
 }
 
 impl Pool {
@@ -74,6 +82,8 @@ impl Pool {
         Self {
             settings,
             idle: Mutex::new(Vec::new()),
+            logs: Arc::default(),
+            had_contents: AtomicBool::new(false),
         }
     }
 
@@ -84,28 +94,95 @@ impl Pool {
         cancel: &CancelToken,
         deadline: Option<Instant>,
     ) -> Result<(Database, Loan), EngineError> {
-        let identity = identity(&self.settings.path).map_err(|error| unreachable_file(&error))?;
-        let loan = Loan {
+        let there = self.look()?;
+        let mut loan = Loan {
             pool: Arc::clone(self),
-            identity,
+            once: false,
         };
+        let mut outdated = Vec::new();
         loop {
-            let idle = self.idle.lock().pop();
-            match idle {
-                Some(mut idle) if idle.identity == identity => {
-                    idle.database.watch(cancel.clone(), deadline);
-                    return Ok((idle.database, loan));
+            let Some(mut database) = self.idle.lock().pop() else {
+                break;
+            };
+            match database.memory_of(&there) {
+                Memory::Right => {
+                    database.watch(cancel.clone(), deadline);
+                    return Ok((database, loan));
                 }
-                // Another file is there now: this one's connections are of no use any more.
-                Some(stale) => drop(stale),
-                None => {
-                    let opened = open(&self.settings, cancel, deadline);
-                    return opened
-                        .map(|database| (database, loan))
-                        .map_err(|error| while_opening(error, self.settings.rules(), cancel));
-                }
+                Memory::Outdated => outdated.push(database),
+                Memory::OfAnotherFile => drop(database),
             }
         }
+        let mut opened = self.open(Begin::EachTime, cancel, deadline);
+        // As long as an outdated connection is open, so is the index of its log, which may say that nothing of the log is needed any more.
+        // Without it, a log that was left behind is read from its start, unless it was removed with the file that it belonged to.
+        let shared_index = !outdated.is_empty();
+        drop(outdated);
+        match &opened {
+            Err(error) if shared_index && error.is_of_file(Verdict::ForeignLog) => {
+                opened = self.open(Begin::EachTime, cancel, deadline);
+            }
+            // A commit between two reads of the schema.
+            Err(error) if error.is_of_file(Verdict::Stale) => {
+                loan.once = true;
+                opened = self.open(Begin::AtOnce, cancel, deadline);
+            }
+            _ => {}
+        }
+        opened
+            .map(|database| (database, loan))
+            .map_err(|error| while_opening(error, self.settings.rules(), cancel))
+    }
+
+    /// A connection that reads already, for a query whose connection was outdated before it began: nothing can come between this and its first row.
+    pub(super) fn take_reading(self: &Arc<Self>, cancel: &CancelToken) -> Result<(Database, Loan), EngineError> {
+        self.look()?;
+        let loan = Loan {
+            pool: Arc::clone(self),
+            once: true,
+        };
+        self.open(Begin::AtOnce, cancel, None)
+            .map(|database| (database, loan))
+            .map_err(|error| while_opening(error, self.settings.rules(), cancel))
+    }
+
+    /// What is at the path now, if it can be a database.
+    fn look(&self) -> Result<Stamp, EngineError> {
+        let metadata = fs::metadata(&self.settings.path).map_err(|error| unreachable_file(&error))?;
+        if !metadata.is_file() {
+            return Err(unreachable_file(&io::ErrorKind::InvalidInput.into()));
+        }
+        Ok(Stamp::of(&metadata))
+    }
+
+    fn open(&self, begin: Begin, cancel: &CancelToken, deadline: Option<Instant>) -> Result<Database, OpenError> {
+        ffi::initialize();
+        let settings = &self.settings;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let rules = settings.rules();
+        let in_memory = rules.sorts_in_memory();
+        let file_system = if in_memory {
+            ffi::file_system_in_memory()
+        } else {
+            ffi::file_system()
+        };
+        let file_system = file_system.ok_or(OpenError::NoFileSystem { in_memory })?;
+        let connection = Connection::open_with_flags_and_vfs(&settings.path, flags, file_system)?;
+        let mut database = Database::new(connection, settings.lock_timeout, rules, Arc::clone(&self.logs));
+        database.watch(cancel.clone(), deadline);
+        database.install_functions()?;
+        ffi::install_series(database.connection())?;
+        let configured = configure(database.connection(), settings, begin);
+        // Whatever has failed, this is why.
+        database.check_file()?;
+        configured?;
+        // An empty file is a database without tables. One that has become empty was cut, or is being overwritten.
+        if !database.reads_nothing() {
+            self.had_contents.store(true, Ordering::Relaxed);
+        } else if self.had_contents.load(Ordering::Relaxed) {
+            return Err(OpenError::Empty);
+        }
+        Ok(database)
     }
 
     /// What a query holds of the database, seen from a connection of its own that waits for no lock. Blocks on the file.
@@ -128,6 +205,10 @@ impl Pool {
 }
 
 impl Loan {
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
     /// Closes the connection, and all that are idle: what it could not read, or the schema that it could not load, they may have in
     /// their caches.
     pub(super) fn give_up(self, database: Database) {
@@ -139,10 +220,10 @@ impl Loan {
     /// Gives the connection back.
     pub(super) fn give_back(self, mut database: Database) {
         database.unwatch();
-        let Self { pool, identity } = self;
+        let Self { pool, once } = self;
         let mut idle = pool.idle.lock();
-        if idle.len() < pool.settings.idle_max {
-            idle.push(Idle { database, identity });
+        if !once && idle.len() < pool.settings.idle_max {
+            idle.push(database);
         } else {
             drop(idle);
             drop(database);
@@ -150,28 +231,12 @@ impl Loan {
     }
 }
 
-fn open(settings: &Settings, cancel: &CancelToken, deadline: Option<Instant>) -> Result<Database, OpenError> {
-    ffi::initialize();
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let rules = settings.rules();
-    let in_memory = rules.sorts_in_memory();
-    let file_system = if in_memory {
-        ffi::file_system_in_memory()
-    } else {
-        ffi::file_system()
-    };
-    let file_system = file_system.ok_or(OpenError::NoFileSystem { in_memory })?;
-    let connection = Connection::open_with_flags_and_vfs(&settings.path, flags, file_system)?;
-    let mut database = Database::new(connection, settings.lock_timeout, rules);
-    database.watch(cancel.clone(), deadline);
-    database.install_functions()?;
-    ffi::install_series(database.connection())?;
-    configure(database.connection(), settings)?;
-    Ok(database)
-}
-
-fn configure(connection: &mut Connection, settings: &Settings) -> rusqlite::Result<()> {
+fn configure(connection: &mut Connection, settings: &Settings, begin: Begin) -> rusqlite::Result<()> {
     profile::harden(connection)?;
+    if begin == Begin::AtOnce {
+        // The pragma begins to read, and needs no schema: the next ones load it.
+        connection.execute_batch("BEGIN; PRAGMA schema_version")?;
+    }
     connection.execute_batch(&format!(
         "PRAGMA query_only=1; PRAGMA cell_size_check=1; PRAGMA mmap_size=0; PRAGMA temp_store=FILE; PRAGMA cache_size=-{};",
         settings.cache_kib
@@ -182,19 +247,6 @@ fn configure(connection: &mut Connection, settings: &Settings) -> rusqlite::Resu
     // Last, for it would refuse the pragmas.
     let profile = settings.profile;
     connection.authorizer(Some(move |context: AuthContext<'_>| profile.authorize(&context)))
-}
-
-#[cfg(unix)]
-fn identity(path: &Path) -> io::Result<Identity> {
-    use std::os::unix::fs::MetadataExt;
-
-    let metadata = fs::metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
-#[cfg(not(unix))]
-fn identity(path: &Path) -> io::Result<Identity> {
-    fs::metadata(path).map(|_| (0, 0))
 }
 
 /// Says nothing of the path: clients read it.

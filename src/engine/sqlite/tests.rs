@@ -523,7 +523,7 @@ fn a_truncated_file_is_an_error_and_no_crash() {
     };
     let error = end.unwrap_err();
     assert_eq!(error.kind, EngineErrorKind::Unavailable);
-    assert_eq!(error.message, "the database could not be read");
+    assert!(error.message.contains("changed by another program"), "{error:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How SQLite opens files here: with its usual file system, but for three things.
 //!
-//! Of the database's own file a page is there in whole or is an error, see [`whole_pages`]. Every access to a file looks whether the query is to
+//! The database's own file is watched, see [`main_file`]. Every access to a file looks whether the query is to
 //! stop, see [`looks`]. And for queries that are not trusted, what SQLite
 //! sorts, groups and keeps for later goes to files that are memory, so that a query cannot fill a disk.
 //!
@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::ffi;
 
-use super::{looks, whole_pages};
+use super::looks;
+use super::main_file::{self, Open};
 
 /// The names of the file systems; a connection is opened with one.
 const USUAL_NAME: &CStr = c"rowstream";
@@ -28,9 +29,6 @@ const TEMPORARY: c_int = ffi::SQLITE_OPEN_TEMP_DB
 
 /// Largest temporary file in memory, in bytes.
 static FILE_BYTES_MAX: AtomicI64 = AtomicI64::new(super::HEAP_BYTES_MAX / super::TEMPORARY_FILES);
-
-type Open =
-    unsafe extern "C" fn(*mut ffi::sqlite3_vfs, *const c_char, *mut ffi::sqlite3_file, c_int, *mut c_int) -> c_int;
 
 /// SQLite's file system in memory.
 struct Memory {
@@ -69,7 +67,7 @@ fn register_usual() -> Option<Open> {
     // SAFETY: SQLite returns null or a file system that stays registered.
     unsafe {
         let usual = ffi::sqlite3_vfs_find(ptr::null()).as_ref()?;
-        let file_bytes = whole_pages::file_bytes(usual.szOsFile).max(looks::file_bytes(usual.szOsFile));
+        let file_bytes = main_file::file_bytes(usual.szOsFile).max(looks::file_bytes(usual.szOsFile));
         register(usual, USUAL_NAME, file_bytes, open_usual).then_some(usual.xOpen?)
     }
 }
@@ -103,7 +101,7 @@ fn register(like: &ffi::sqlite3_vfs, name: &'static CStr, file_bytes: c_int, ope
     unsafe { ffi::sqlite3_vfs_register(file_system, 0) == ffi::SQLITE_OK }
 }
 
-/// Opens a file as ever; the database's own for whole pages only.
+/// Opens a file as ever; the database's own is watched.
 unsafe extern "C" fn open_usual(
     vfs: *mut ffi::sqlite3_vfs,
     name: *const c_char,
@@ -114,16 +112,14 @@ unsafe extern "C" fn open_usual(
     let Some(Some(open)) = USUAL.get() else {
         return ffi::SQLITE_CANTOPEN;
     };
-    // SAFETY: the arguments are SQLite's. Its file is of `szOsFile` bytes, which were asked for with `whole_pages::file_bytes`, and is opened
+    // SAFETY: the arguments are SQLite's. Its file is of `szOsFile` bytes, which were asked for with `main_file::file_bytes`, and is opened
     // by the file system that the number came from.
     unsafe {
-        let code = open(vfs, name, file, flags, out_flags);
-        if code != ffi::SQLITE_OK {
-            return code;
-        }
         if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
-            whole_pages::insist(file, (*vfs).szOsFile);
-        } else if flags & (TEMPORARY | ffi::SQLITE_OPEN_WAL) != 0 {
+            return main_file::open_with(*open, vfs, name, file, flags, out_flags);
+        }
+        let code = open(vfs, name, file, flags, out_flags);
+        if code == ffi::SQLITE_OK && flags & (TEMPORARY | ffi::SQLITE_OPEN_WAL) != 0 {
             looks::begin(file, (*vfs).szOsFile, flags & TEMPORARY != 0);
         }
         code
