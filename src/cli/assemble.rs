@@ -56,6 +56,7 @@ pub(super) struct Assembly {
     pub(super) builder: ServerBuilder,
     /// The engines' names, in order.
     pub(super) names: Vec<String>,
+    pub(super) engines: Vec<Arc<SqliteEngine>>,
     pub(super) reloadables: Vec<Reloadable>,
     /// Unix sockets that the server will listen on.
     pub(super) unix: Vec<String>,
@@ -66,8 +67,11 @@ pub(super) struct Assembly {
 
 impl Assembly {
     fn with_engine(mut self, name: String, engine: SqliteEngine) -> Self {
-        self.builder = self.builder.engine(&name, engine);
+        let engine = Arc::new(engine);
+        let shared = Arc::clone(&engine);
+        self.builder = self.builder.shared_engine(&name, shared);
         self.names.push(name);
+        self.engines.push(engine);
         self
     }
 }
@@ -98,6 +102,7 @@ pub(super) fn assemble(
             .allowed_hosts(settings.allowed_hosts.iter().cloned())
             .insecure(settings.insecure),
         names: Vec::new(),
+        engines: Vec::new(),
         reloadables: Vec::new(),
         unix: Vec::new(),
         has_tls: false,
@@ -187,7 +192,7 @@ fn add_databases(mut assembly: Assembly, settings: &Settings, demo_data: DemoDat
     limit_heap(settings.sqlite_heap.0);
     for argument in &settings.db {
         let (name, path) = name_and_path(argument);
-        let engine = open(settings, Path::new(path))?;
+        let engine = open(settings, &name, Path::new(path))?;
         assembly.notes.extend(journal_note(&name, &engine, settings));
         assembly = assembly.with_engine(name, engine);
     }
@@ -195,24 +200,36 @@ fn add_databases(mut assembly: Assembly, settings: &Settings, demo_data: DemoDat
         let engine = match demo_data {
             DemoData::Made => {
                 let path = demo::prepare(scale, settings.sqlite_heap.0).map_err(|error| error.to_string())?;
-                open(settings, &path)?
+                open(settings, DEMO, &path)?
             }
-            DemoData::LeftAlone => sqlite(settings, &demo::path(scale)).unopened(),
+            DemoData::LeftAlone => sqlite(settings, DEMO, &demo::path(scale)).unopened(),
         };
-        assembly = assembly.with_engine("demo".to_owned(), engine);
+        assembly = assembly.with_engine(DEMO.to_owned(), engine);
     }
-    Ok(assembly)
+    match settings
+        .sqlite_immutable
+        .iter()
+        .find(|name| !assembly.names.contains(name))
+    {
+        Some(unknown) => Err(format!("sqlite_immutable: no database is named {unknown:?}")),
+        None => Ok(assembly),
+    }
 }
 
-fn open(settings: &Settings, path: &Path) -> Result<SqliteEngine, String> {
-    sqlite(settings, path)
-        .open()
-        .map_err(|error| format!("{}: {}", path.display(), error.message))
+/// The name of the demo data.
+const DEMO: &str = "demo";
+
+fn open(settings: &Settings, name: &str, path: &Path) -> Result<SqliteEngine, String> {
+    sqlite(settings, name, path).open().map_err(|error| match error.hint {
+        Some(hint) => format!("{}: {}: {hint}", path.display(), error.message),
+        None => format!("{}: {}", path.display(), error.message),
+    })
 }
 
 /// What to do about a database whose readers and writers wait for each other. Nothing is said of demo data, which nobody writes to.
 fn journal_note(name: &str, engine: &SqliteEngine, settings: &Settings) -> Option<String> {
-    if engine.journal_mode().ok()? != JournalMode::Rollback {
+    let is_written = !settings.sqlite_immutable.iter().any(|immutable| immutable == name);
+    if !is_written || engine.journal_mode().ok()? != JournalMode::Rollback {
         return None;
     }
     let wait = match settings.sqlite_writer_wait_max.0 {
@@ -225,13 +242,14 @@ fn journal_note(name: &str, engine: &SqliteEngine, settings: &Settings) -> Optio
     ))
 }
 
-fn sqlite(settings: &Settings, path: &Path) -> SqliteEngineBuilder {
+fn sqlite(settings: &Settings, name: &str, path: &Path) -> SqliteEngineBuilder {
     type Set = fn(SqliteEngineBuilder, u32) -> SqliteEngineBuilder;
     let u32_of = |bytes: Bytes| u32::try_from(bytes.0).unwrap_or(u32::MAX);
     let builder = SqliteEngine::builder(path)
         .profile(settings.sqlite_profile.into())
         .cache_kib(u32_of(Bytes(settings.sqlite_cache.0.div_ceil(1024))))
         .lock_timeout(settings.sqlite_lock_timeout)
+        .immutable(settings.sqlite_immutable.iter().any(|immutable| immutable == name))
         .writer_wait_max(settings.sqlite_writer_wait_max.0)
         .wal_bytes_max(settings.sqlite_wal_bytes_max.0.map(|bytes| bytes.0));
     let limits: [(Option<u32>, Set); 9] = [

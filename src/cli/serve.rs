@@ -47,6 +47,7 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     let Assembly {
         builder,
         names,
+        engines,
         reloadables,
         unix,
         has_tls,
@@ -97,6 +98,10 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         log::warn!("{note}");
     }
     serve_until_asked(&server, &supervisor, &asked, drainer);
+    // Threads that end with the process hold the server, and so the engines.
+    for engine in engines {
+        engine.close();
+    }
     Exit::Ok
 }
 

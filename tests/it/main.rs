@@ -11,6 +11,8 @@ mod authority;
 mod baseline;
 #[cfg(all(unix, feature = "cli"))]
 mod behind;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+mod beside;
 mod blocking;
 mod canary;
 mod cancel;

@@ -73,6 +73,8 @@ settings! {
         sqlite_writer_wait_max: OrOff<Duration> = OrOff(Some(Duration::from_secs(5)));
         /// How much of a write-ahead log a stream that waits for its client may keep from being checkpointed.
         sqlite_wal_bytes_max: OrOff<Bytes> = OrOff(Some(Bytes(256 << 20)));
+        /// A database that no program changes while it is served, by name; its folder need not be writable. Repeatable.
+        sqlite_immutable: Vec<String> = Vec::new();
         /// Largest text or blob that a query may make or read; defaults to 1 MiB.
         sqlite_cell_bytes_max: Option<Bytes> = None;
         /// Longest query; defaults to 64 KiB, or 1 MiB with the profile `trusted`.

@@ -58,7 +58,8 @@ impl Lookout {
     /// Opens a connection for the look, which waits for no lock.
     pub(super) fn look(&self, pool: &Arc<Pool>) -> Option<Contention> {
         let settings = &pool.settings;
-        if settings.writer_wait_max.is_none() && settings.wal_bytes_max.is_none() {
+        let has_limit = settings.writer_wait_max.is_some() || settings.wal_bytes_max.is_some();
+        if settings.immutable || !has_limit {
             return None;
         }
         // What cannot be looked at is the next query's to report.

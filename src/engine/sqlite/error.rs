@@ -291,13 +291,14 @@ pub(super) enum OpenError {
     },
     /// The file is empty, and was not.
     Empty,
-}
-
-impl OpenError {
-    /// Whether the file is why.
-    pub(super) fn is_of_file(&self, verdict: Verdict) -> bool {
-        matches!(self, Self::Failure(failure) if failure.file == verdict)
-    }
+    /// The database needs a write-ahead log that can be neither opened nor created.
+    NoLog,
+    /// The file beside the database that ends so holds changes, which are not in the database.
+    NotImmutable {
+        ending: &'static str,
+    },
+    /// There is no folder that the path starts from.
+    NoPath,
 }
 
 impl OpenError {
@@ -308,9 +309,32 @@ impl OpenError {
             Self::Sqlite(error) => error
                 .sqlite_error()
                 .map_or(codes::SQLITE_OK, |error| error.extended_code),
-            Self::NoFileSystem { .. } => return false,
+            Self::NoFileSystem { .. } | Self::Empty | Self::NoLog | Self::NotImmutable { .. } | Self::NoPath => {
+                return false;
+            }
         };
         code & 0xFF == codes::SQLITE_BUSY
+    }
+
+    /// A failure of the first read. A connection that is open already opens nothing else then but the log and its index.
+    pub(super) fn of_reading(error: rusqlite::Error) -> Self {
+        let code = error
+            .sqlite_error()
+            .map_or(codes::SQLITE_OK, |error| error.extended_code);
+        let is_log = matches!(
+            code,
+            codes::SQLITE_READONLY_DIRECTORY | codes::SQLITE_READONLY_CANTINIT | codes::SQLITE_READONLY_RECOVERY
+        );
+        if is_log || code & 0xFF == codes::SQLITE_CANTOPEN {
+            Self::NoLog
+        } else {
+            Self::Sqlite(error)
+        }
+    }
+
+    /// Whether the file is why.
+    pub(super) fn is_of_file(&self, verdict: Verdict) -> bool {
+        matches!(self, Self::Failure(failure) if failure.file == verdict)
     }
 }
 
@@ -356,6 +380,20 @@ pub(super) fn while_opening(error: OpenError, rules: Rules, cancel: &CancelToken
                 "another program has cut it or is about to overwrite it: run the query again",
             );
         }
+        OpenError::NoLog => {
+            return unavailable(
+                "cannot open the write-ahead log of the database: its folder cannot be written",
+                "let the server write to the folder, or, if no program changes the database while it is served, set `immutable` for it \
+                 (`sqlite_immutable` of `rowstream serve`, `SqliteEngineBuilder::immutable`)",
+            );
+        }
+        OpenError::NotImmutable { ending } => {
+            return unavailable(
+                &format!("the database is set to `immutable`, but its {ending} file holds changes"),
+                "open the database once with a program that may write to it, or remove it from `sqlite_immutable`",
+            );
+        }
+        OpenError::NoPath => return EngineError::new(EngineErrorKind::Unavailable, "cannot open the database"),
     };
     engine_error(failure, cancel, EngineErrorKind::Unavailable)
 }

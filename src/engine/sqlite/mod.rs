@@ -12,6 +12,9 @@ mod additions_test;
 mod advice;
 #[cfg(test)]
 mod advice_test;
+mod beside;
+#[cfg(test)]
+mod beside_test;
 #[cfg(test)]
 mod bombs_test;
 mod bounds;
@@ -125,6 +128,14 @@ pub(crate) fn library_features() -> impl Iterator<Item = &'static str> {
 ///   snapshot longest gives way.
 ///
 /// A writer in the same process is seen like any other. WAL is the mode for a database that is written to while it is served.
+///
+/// # Files beside the database
+/// In WAL mode SQLite needs two files beside the database, which end in `-wal` and `-shm`; the engine creates them where no other program has.
+/// When the engine is dropped and no other program has the database open, both are removed as SQLite does at the end of its last connection,
+/// after what the log holds has been copied into the database. They stay where the process may not write to the database, where it is
+/// killed, or where the log was written for another file.
+///
+/// A WAL database whose folder cannot be written needs [`immutable`](SqliteEngineBuilder::immutable).
 #[derive(Debug)]
 pub struct SqliteEngine {
     pool: Arc<Pool>,
@@ -148,6 +159,12 @@ impl SqliteEngine {
         Self::builder(path).open()
     }
 
+    /// Does what dropping it does, while others may hold it still.
+    #[cfg(feature = "cli")]
+    pub(crate) fn close(&self) {
+        self.pool.close();
+    }
+
     /// How the database keeps what a transaction changes, see [Writers](Self#writers). Blocks on the file.
     ///
     /// # Errors
@@ -165,6 +182,7 @@ impl SqliteEngine {
                 path: PathBuf::from(path.as_ref()),
                 cache_kib: 64,
                 lock_timeout: Duration::from_secs(2),
+                immutable: false,
                 idle_max: 16,
                 profile: SqliteProfile::default(),
                 chosen: Chosen::default(),
@@ -187,6 +205,17 @@ impl SqliteEngineBuilder {
     /// How long a query waits in all for a lock that a writer holds, before it fails with `ENGINE_BUSY`. Defaults to 2 s.
     pub fn lock_timeout(mut self, lock_timeout: Duration) -> Self {
         self.settings.lock_timeout = lock_timeout;
+        self
+    }
+
+    /// Promises that no program changes the database while the engine has it (SQLite's `immutable=1`). It is read without locks and without files
+    /// beside it, so a WAL database can be read in a folder that cannot be written. Defaults to false.
+    ///
+    /// Where the promise is broken, SQLite's own writers count as other programs: queries fail as after an
+    /// [overwrite](SqliteEngine#replacing-the-file), and later ones see the file as it is then. A database with a write-ahead log or a rollback
+    /// journal that is not empty is refused.
+    pub fn immutable(mut self, immutable: bool) -> Self {
+        self.settings.immutable = immutable;
         self
     }
 

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rusqlite::hooks::AuthContext;
 use rusqlite::{Connection, OpenFlags};
 
+use super::beside;
 use super::bounds::{Bounds, Chosen, Rules};
 use super::error::{OpenError, while_opening};
 use super::ffi::{self, Database, Hold};
@@ -26,6 +27,7 @@ pub(super) struct Settings {
     pub(super) path: PathBuf,
     pub(super) cache_kib: u32,
     pub(super) lock_timeout: Duration,
+    pub(super) immutable: bool,
     pub(super) idle_max: usize,
     pub(super) profile: SqliteProfile,
     /// What was set by name, whatever the profile.
@@ -43,6 +45,9 @@ impl Settings {
         }
     }
 }
+
+/// How often a connection is opened that found the file changed before it had read anything.
+const OPEN_ATTEMPTS: usize = 5;
 
 /// Hands out connections and takes them back. The lock is never held while one is opened, used or closed.
 pub(super) struct Pool {
@@ -125,7 +130,7 @@ impl Pool {
             // A commit between two reads of the schema.
             Err(error) if error.is_of_file(Verdict::Stale) => {
                 loan.once = true;
-                opened = self.open(Begin::AtOnce, cancel, deadline);
+                opened = self.open_reading(cancel, deadline);
             }
             _ => {}
         }
@@ -141,7 +146,7 @@ impl Pool {
             pool: Arc::clone(self),
             once: true,
         };
-        self.open(Begin::AtOnce, cancel, None)
+        self.open_reading(cancel, None)
             .map(|database| (database, loan))
             .map_err(|error| while_opening(error, self.settings.rules(), cancel))
     }
@@ -155,9 +160,30 @@ impl Pool {
         Ok(Stamp::of(&metadata))
     }
 
+    /// SQLite may take the lock more than once before it reads, and a checkpoint may write in between.
+    fn open_reading(&self, cancel: &CancelToken, deadline: Option<Instant>) -> Result<Database, OpenError> {
+        let mut opened = self.open(Begin::AtOnce, cancel, deadline);
+        for _ in 1..OPEN_ATTEMPTS {
+            match &opened {
+                Err(error) if error.is_of_file(Verdict::Stale) => opened = self.open(Begin::AtOnce, cancel, deadline),
+                _ => break,
+            }
+        }
+        opened
+    }
+
     fn open(&self, begin: Begin, cancel: &CancelToken, deadline: Option<Instant>) -> Result<Database, OpenError> {
+        self.open_as(&self.settings, begin, cancel, deadline)
+    }
+
+    fn open_as(
+        &self,
+        settings: &Settings,
+        begin: Begin,
+        cancel: &CancelToken,
+        deadline: Option<Instant>,
+    ) -> Result<Database, OpenError> {
         ffi::initialize();
-        let settings = &self.settings;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let rules = settings.rules();
         let in_memory = rules.sorts_in_memory();
@@ -167,7 +193,12 @@ impl Pool {
             ffi::file_system()
         };
         let file_system = file_system.ok_or(OpenError::NoFileSystem { in_memory })?;
-        let connection = Connection::open_with_flags_and_vfs(&settings.path, flags, file_system)?;
+        let connection = if settings.immutable {
+            let uri = beside::immutable_uri(&settings.path)?;
+            Connection::open_with_flags_and_vfs(uri, flags | OpenFlags::SQLITE_OPEN_URI, file_system)?
+        } else {
+            Connection::open_with_flags_and_vfs(&settings.path, flags, file_system)?
+        };
         let mut database = Database::new(connection, settings.lock_timeout, rules, Arc::clone(&self.logs));
         database.watch(cancel.clone(), deadline);
         database.install_functions()?;
@@ -175,7 +206,7 @@ impl Pool {
         let configured = configure(database.connection(), settings, begin);
         // Whatever has failed, this is why.
         database.check_file()?;
-        configured?;
+        configured.map_err(OpenError::of_reading)?;
         // An empty file is a database without tables. One that has become empty was cut, or is being overwritten.
         if !database.reads_nothing() {
             self.had_contents.store(true, Ordering::Relaxed);
@@ -191,7 +222,7 @@ impl Pool {
             lock_timeout: Duration::ZERO,
             ..self.settings.clone()
         };
-        let database = open(&settings, &CancelToken::new(), None);
+        let database = self.open_as(&settings, Begin::EachTime, &CancelToken::new(), None);
         match database.and_then(|database| Ok(database.hold()?)) {
             Err(error) if error.is_busy() => Ok(Hold::Lock { writer_waits: true }),
             seen => seen,
@@ -201,6 +232,28 @@ impl Pool {
     #[cfg(test)]
     pub(super) fn n_idle(&self) -> usize {
         self.idle.lock().len()
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Pool {
+    /// Closes the connections that are back, and removes what was opened beside the database unless somebody has the database open. Blocks on
+    /// the file.
+    pub(super) fn close(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        let Ok(there) = self.look() else { return };
+        for mut database in idle {
+            // The last look of each, which shows whether the log belongs to the file.
+            let _closed_anyway = database.memory_of(&there);
+        }
+        if self.logs.was_opened() && !self.logs.has_foreign() {
+            beside::remove_log(&self.settings.path);
+        }
     }
 }
 

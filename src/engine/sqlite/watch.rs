@@ -22,6 +22,8 @@
 //!
 //! Must not know SQLite's interface or ask for the metadata itself.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use parking_lot::Mutex;
 
 use super::stamp::Stamp;
@@ -172,6 +174,7 @@ impl Watch {
 pub(super) struct LogMemory {
     /// The salts of a log whose file was overwritten or replaced.
     foreign: Mutex<Option<[u32; 2]>>,
+    opened: AtomicBool,
 }
 
 impl LogMemory {
@@ -184,6 +187,19 @@ impl LogMemory {
 
     pub(super) fn is_foreign(&self, salts: [u32; 2]) -> bool {
         *self.foreign.lock() == Some(salts)
+    }
+
+    pub(super) fn has_foreign(&self) -> bool {
+        self.foreign.lock().is_some()
+    }
+
+    /// A connection has opened a log.
+    pub(super) fn set_opened(&self) {
+        self.opened.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn was_opened(&self) -> bool {
+        self.opened.load(Ordering::Relaxed)
     }
 }
 
@@ -278,7 +294,7 @@ mod tests {
     fn a_log_without_pages_belongs_to_any_file() {
         let logs = LogMemory::default();
         logs.set_foreign(Log { frames: 0, ..LOG });
-        assert!(!logs.is_foreign(LOG.salts));
+        assert!(!logs.is_foreign(LOG.salts) && !logs.has_foreign());
         logs.set_foreign(LOG);
         assert!(logs.is_foreign(LOG.salts) && !logs.is_foreign([2, 7]));
     }

@@ -137,7 +137,7 @@ unsafe fn log(file: *mut ffi::sqlite3_file, methods: &ffi::sqlite3_io_methods) -
 /// Whether another process has the byte that announces a writer. One of this process is announced in SQLite, which then refuses to read.
 ///
 /// # Safety
-/// The file is open, and of a size that [`whole_pages`](super::whole_pages) has added to. The path is null or a string.
+/// The file is open, and of a size that [`main_file`](super::main_file) has added to. The path is null or a string.
 #[cfg(unix)]
 unsafe fn writer_waits(file: *mut ffi::sqlite3_file, path: *const c_char) -> bool {
     // SAFETY: by the contract above. Of a lock, any bytes are a value, and the kernel writes to nothing else.

@@ -1,7 +1,7 @@
 //! Files whose every access looks at the [pulse] first: the write-ahead log and temporary files.
 //!
 //! One operation of a sort reads and writes millions of records; it ends at the next access once the query is to stop. The database's own file
-//! looks for itself, see [`whole_pages`](super::whole_pages).
+//! looks for itself, see [`main_file`](super::main_file).
 #![allow(unsafe_code)] // SQLite's file system is a table of C functions
 
 use std::ffi::{c_int, c_void};

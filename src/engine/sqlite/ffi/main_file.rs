@@ -193,12 +193,19 @@ impl MainFile {
     }
 
     /// The file's lock is never taken where nobody may ever write.
-    fn begin_if(&mut self, immutable: bool) -> bool {
-        !immutable || self.begin(Lock::File)
+    ///
+    /// # Safety
+    /// As [`is_overwritten`](Self::is_overwritten).
+    unsafe fn begin_if(&mut self, immutable: bool) -> bool {
+        // SAFETY: by the contract of this function.
+        !immutable || unsafe { self.begin(Lock::File) }
     }
 
     /// A read transaction has its lock. Whether it may go on.
-    fn begin(&mut self, lock: Lock) -> bool {
+    ///
+    /// # Safety
+    /// As [`is_overwritten`](Self::is_overwritten).
+    unsafe fn begin(&mut self, lock: Lock) -> bool {
         // Before the stamp: a checkpoint in between then shows in the log's numbers later.
         let log = self.index.map(write_ahead::Index::read);
         if lock == Lock::Log && log.is_some_and(|log| self.logs.is_foreign(log.salts)) {
@@ -218,6 +225,9 @@ impl MainFile {
                 }
             }
         } else if !self.watch.may_use_cache(&stamp, || self.handle.has_moved()) {
+            // Whoever opens the file next is told whether the log belongs to it.
+            // SAFETY: by the contract above.
+            let _stale_anyway = unsafe { self.is_overwritten() };
             self.watch.condemn(Verdict::Stale);
             return false;
         }
@@ -245,39 +255,35 @@ impl MainFile {
     /// The read transaction under way, if there is one, ends.
     ///
     /// # Safety
-    /// As [`look`](Self::look).
+    /// As [`is_overwritten`](Self::is_overwritten).
     unsafe fn end(&mut self) {
-        if self.watch.lock().is_some() {
-            // SAFETY: by the contract above.
-            unsafe { self.look() };
-            self.watch.end();
-        }
+        // SAFETY: by the contract above.
+        unsafe { self.verdict() };
+        self.watch.end();
     }
 
-    /// Looks whether the file is as it was at the last look, and judges what has changed it.
+    /// Whether something else than SQLite has written to the file since the last look.
     ///
     /// # Safety
     /// The file is open, and no other thread uses it.
-    unsafe fn look(&mut self) {
+    unsafe fn is_overwritten(&mut self) -> bool {
         let Ok(stamp) = self.handle.stamp() else {
-            self.watch.condemn(Verdict::Overwritten);
-            return;
+            return true;
         };
         if self.watch.is_as_seen(&stamp, || self.handle.has_moved()) {
-            return;
+            return false;
         }
         // SAFETY: by the contract above.
         let look = unsafe { self.look_at_both(stamp) };
-        if self.watch.is_foreign(look) {
-            self.watch.condemn(Verdict::Overwritten);
-            if let Some(log) = look.log {
-                self.logs.set_foreign(log);
-            }
+        let foreign = self.watch.is_foreign(look);
+        if let Some(log) = look.log.filter(|_| foreign) {
+            self.logs.set_foreign(log);
         }
+        foreign
     }
 
     /// # Safety
-    /// As [`look`](Self::look).
+    /// As [`is_overwritten`](Self::is_overwritten).
     unsafe fn look_at_both(&self, stamp: Stamp) -> Look {
         let Some(index) = self.index else {
             return Look { stamp, log: None };
@@ -299,11 +305,11 @@ impl MainFile {
     /// What is known, up to now, of the pages that the connection has read.
     ///
     /// # Safety
-    /// This is the file of an open connection that no other thread uses, and no call on it is under way.
+    /// As [`is_overwritten`](Self::is_overwritten).
     pub(super) unsafe fn verdict(&mut self) -> Verdict {
-        if self.watch.lock().is_some() {
-            // SAFETY: by the contract above.
-            unsafe { self.look() };
+        // SAFETY: by the contract above.
+        if self.watch.lock().is_some() && unsafe { self.is_overwritten() } {
+            self.watch.condemn(Verdict::Overwritten);
         }
         self.watch.verdict()
     }
@@ -311,7 +317,7 @@ impl MainFile {
     /// Whether what the connection, which rests, remembers is right for the file that is `there` now.
     ///
     /// # Safety
-    /// As [`verdict`](Self::verdict).
+    /// As [`is_overwritten`](Self::is_overwritten).
     pub(super) unsafe fn memory_of(&mut self, there: &Stamp) -> Memory {
         if !self.handle.is_of(there) {
             // The log was written for a file that is there no more.
@@ -324,7 +330,7 @@ impl MainFile {
             return Memory::Right;
         }
         // SAFETY: by the contract above.
-        unsafe { self.look() };
+        let _outdated_anyway = unsafe { self.is_overwritten() };
         Memory::Outdated
     }
 }
@@ -447,8 +453,11 @@ unsafe extern "C" fn map_index(
         if piece == 0
             && let Some(index) = write_ahead::Index::new(*start, bytes)
         {
+            if main_file.index.is_none() {
+                main_file.watch.forget();
+                main_file.logs.set_opened();
+            }
             main_file.index = Some(index);
-            main_file.watch.forget();
         }
         code
     }
