@@ -10,8 +10,8 @@ use crate::auth::Rights;
 use crate::clock::millis;
 use crate::id::RequestId;
 use crate::protocol::{
-    Compression, LimitsMessage, ListMessage, RateMessage, ServerMessage, StatusMessage, StreamNotice, StreamState,
-    WelcomeMessage,
+    Compression, LimitsMessage, ListMessage, Phase, ProgressDetail, ProgressMessage, RateMessage, ServerMessage,
+    StatusMessage, StreamNotice, StreamState, WelcomeMessage,
 };
 use crate::rate::Rate;
 use crate::scheduler::Stream;
@@ -138,6 +138,35 @@ pub(super) fn status(stream: &Stream, for_admin: bool, now: Instant) -> StatusMe
         bytes_held: stream.bytes_held() as u64,
         elapsed_ms: millis(elapsed),
     }
+}
+
+/// How far a stream is that was doing `phase` when what is sent before this was taken.
+pub(super) fn progress(stream: &Stream, phase: Phase, is_detailed: bool, now: Instant) -> ServerMessage {
+    let (sample, reading) = stream.read_progress(now);
+    let (total_rows, total_kind) = stream.total();
+    let blocked_by = (phase == Phase::WaitingClient).then(|| stream.waits_for()).flatten();
+    let hint = blocked_by.and_then(|by| stream.take_hint(by));
+    let detail = is_detailed.then(|| ProgressDetail {
+        percentage_delivered: reading.percentage_delivered,
+        eta_ms: reading.eta.map(millis),
+        elapsed_ms: millis(sample.elapsed),
+        phase,
+        total_rows,
+        total_kind,
+        rows_sent: stream.rows_sent(),
+        bytes_sent: stream.bytes_sent(),
+        queue_depth: stream.figures().batches_pending,
+        blocked_by,
+        hint,
+    });
+    ServerMessage::QueryProgress(ProgressMessage {
+        stream_id: stream.id,
+        request_id: stream.request_id.clone(),
+        rows_processed: sample.done.rows,
+        percentage: reading.percentage,
+        throughput: reading.throughput,
+        detail,
+    })
 }
 
 /// The youngest of `streams`, as many as fit.

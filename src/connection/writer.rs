@@ -9,14 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outbox::{Closing, Lane, Message, Outbox, Patience, Taken};
+use super::report;
 use super::session::Session;
 use crate::clock::{self, millis};
 use crate::deflate::Deflate;
 use crate::error::{CancelReason, ErrorCode};
 use crate::id::StreamId;
 use crate::protocol::{
-    CancelledMessage, CloseCode, CompletedMessage, ErrorMessage, Phase, ProgressDetail, ProgressMessage, ServerMessage,
-    encode_message, replayed, replayed_binary,
+    CancelledMessage, CloseCode, CompletedMessage, ErrorMessage, ServerMessage, encode_message, replayed,
+    replayed_binary,
 };
 use crate::scheduler::{Completion, EncodedBatch, FairQueue, Scheduler, Stream, StreamEnd, Ticket, Timings};
 use crate::stream::{Gone, Taken as StreamTaken};
@@ -366,35 +367,10 @@ impl Writer {
         let Some(OpenLane { lane, .. }) = self.lanes.get(&key) else {
             return;
         };
-        let stream = &lane.stream;
-        if stream.status().is_terminal() {
+        if !lane.stream.has_progress() {
             return;
         }
-        let now = clock::now();
-        let (sample, reading) = (stream.sample(now), stream.read_progress(now));
-        let (total_rows, total_kind) = stream.total();
-        let blocked_by = (phase == Phase::WaitingClient).then(|| stream.waits_for()).flatten();
-        let hint = blocked_by.and_then(|by| stream.take_hint(by));
-        let detail = detailed.then(|| ProgressDetail {
-            eta_ms: reading.eta.map(millis),
-            elapsed_ms: millis(sample.elapsed),
-            phase,
-            total_rows,
-            total_kind,
-            rows_sent: stream.rows_sent(),
-            bytes_sent: stream.bytes_sent(),
-            queue_depth: stream.figures().batches_pending,
-            blocked_by,
-            hint,
-        });
-        let message = ServerMessage::QueryProgress(ProgressMessage {
-            stream_id: stream.id,
-            request_id: stream.request_id.clone(),
-            rows_processed: sample.rows,
-            percentage: reading.percentage,
-            throughput: reading.throughput,
-            detail,
-        });
+        let message = report::progress(&lane.stream, phase, detailed, clock::now());
         self.gather(Piece::Text(encoded(&message)));
     }
 }

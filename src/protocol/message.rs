@@ -515,7 +515,7 @@ pub struct ProgressMessage {
     pub request_id: Option<RequestId>,
     /// Rows read from the engine so far.
     pub rows_processed: u64,
-    /// 0 to 100, never falling; `None` without an honest total.
+    /// How much of the work is done: 0 to below 100, never falling; `None` without an honest total.
     pub percentage: Option<f64>,
     /// Rows per second, a moving average.
     pub throughput: f64,
@@ -537,7 +537,12 @@ fn detail<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ProgressD
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ProgressDetail {
-    /// Milliseconds left; `None` until they can be bounded.
+    /// How much of the result the client has: acknowledged where the stream has a window, sent otherwise. 0 to below 100, never
+    /// falling, at most `percentage`; `None` without an honest total.
+    #[serde(default)]
+    pub percentage_delivered: Option<f64>,
+    /// Milliseconds until the client has everything, at the pace of the slower of engine and client; at most 30 days. `None` while
+    /// that is unknown: the pace is not measured yet, or nothing moves.
     pub eta_ms: Option<u64>,
     /// Milliseconds since the query was accepted.
     pub elapsed_ms: u64,

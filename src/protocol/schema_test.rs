@@ -101,7 +101,8 @@ fn put_as_json(name: &str, def: &mut Json) {
     };
     for (field, property) in properties {
         // In the part of `query_progress` that is there as a whole or not at all.
-        let is_nullable_part = name == "ServerQueryProgress" && ["eta_ms", "total_rows"].contains(&field.as_str());
+        let nullable_part = ["eta_ms", "percentage_delivered", "total_rows"];
+        let is_nullable_part = name == "ServerQueryProgress" && nullable_part.contains(&field.as_str());
         let is_required = required.as_array().is_some_and(|all| all.contains(&json!(field)));
         let is_nullable = is_required || is_nullable_part || name.starts_with("Client") || name == "WindowRequest";
         if let Some(text) = property.get("description").and_then(Json::as_str) {

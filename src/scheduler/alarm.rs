@@ -39,16 +39,21 @@ impl Stream {
         let work = is_limited.then(|| self.work_alarm(now));
         let deadline = self.plan.deadline.filter(|_| is_limited);
         let deadline = deadline.map(|deadline| deadline.after(self.accepted_at));
-        let (progress, standstill) = if is_running {
-            let outlet = self.outlet();
-            (outlet.progress_at, outlet.standstill.look_at())
+        let standstill = if is_running {
+            self.outlet().standstill.look_at()
         } else {
-            (None, None)
+            None
         };
-        [work, deadline, progress, standstill, self.next_outlet_alarm(now)]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            work,
+            deadline,
+            self.next_progress(),
+            standstill,
+            self.next_outlet_alarm(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn work_alarm(&self, now: Instant) -> Instant {
@@ -76,12 +81,13 @@ struct StreamAlarm(Weak<Stream>);
 impl Alarm for StreamAlarm {
     fn ring(&self, now: Instant) -> Option<Instant> {
         let stream = self.0.upgrade()?;
-        if !stream.status().is_terminal() {
-            let limit = stream.limit_reached(now).filter(|_| !stream.cancel.is_cancelled());
-            match limit {
-                Some(limit) => stream.cancel_at_limit(CancelReason::Timeout, limit),
-                None => {
-                    stream.progress_due(now);
+        let is_running = !stream.status().is_terminal();
+        let limit = stream.limit_reached(now);
+        match limit.filter(|_| is_running && !stream.cancel.is_cancelled()) {
+            Some(limit) => stream.cancel_at_limit(CancelReason::Timeout, limit),
+            None => {
+                stream.progress_due(now);
+                if is_running {
                     stream.look_for_standstill(now);
                 }
             }

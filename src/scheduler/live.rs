@@ -21,8 +21,8 @@ use crate::clock;
 use crate::engine::{CancelReason, CancelToken, Engine, Estimate, QuerySpec, Total};
 use crate::id::{ConnectionId, Principal, RequestId, StreamId};
 use crate::metrics::Blocked;
-use crate::protocol::{Phase, TotalKind, TraceParent};
-use crate::stream::{Owner, QueryStreamStatus, QueryTime, Sample, Turn};
+use crate::protocol::{TotalKind, TraceParent};
+use crate::stream::{Owner, QueryStreamStatus, QueryTime, Turn};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
@@ -56,6 +56,8 @@ pub(crate) struct StreamPlan {
     pub(crate) engine_name: Arc<str>,
     pub(crate) deadline: Option<StreamDeadline>,
     pub(crate) progress_interval: Option<Duration>,
+    /// Rows after which the result is cut off.
+    pub(crate) rows_max: Option<u64>,
     pub(crate) traceparent: Option<TraceParent>,
 }
 
@@ -78,7 +80,7 @@ struct Counters {
     bytes_sent: AtomicU64,
     raw_bytes_sent: AtomicU64,
     batches_sent: AtomicU64,
-    /// Units of work, plus one; 0 while unknown.
+    /// Units of work; 0 while unknown.
     work_done: AtomicU64,
 }
 
@@ -507,9 +509,12 @@ impl Stream {
     }
 
     pub(super) fn set_work_done(&self, units: u64) {
-        self.counters
-            .work_done
-            .store(units.saturating_add(1), Ordering::Relaxed);
+        self.counters.work_done.store(units, Ordering::Relaxed);
+    }
+
+    /// Units of work done; 0 while unknown.
+    pub(super) fn work_done(&self) -> u64 {
+        self.counters.work_done.load(Ordering::Relaxed)
     }
 
     pub(crate) fn rows_read(&self) -> u64 {
@@ -545,37 +550,23 @@ impl Stream {
 
     /// The result's rows, where they are known, and how.
     pub(crate) fn total(&self) -> (Option<u64>, TotalKind) {
+        // What a finished engine has read is the whole result.
+        if self.status() == QueryStreamStatus::Completed {
+            return (Some(self.rows_read()), TotalKind::Exact);
+        }
+        let rows_max = self.plan.rows_max.unwrap_or(u64::MAX);
+        let rows = |rows: u64| Some(rows.min(rows_max));
         match self.estimate.lock().total {
-            Total::Exact(rows) => (Some(rows), TotalKind::Exact),
-            Total::Planner(rows) => (Some(rows), TotalKind::Planner),
-            Total::Statistics(rows) => (Some(rows), TotalKind::Statistics),
+            Total::Exact(n) => (rows(n), TotalKind::Exact),
+            Total::Planner(n) => (rows(n), TotalKind::Planner),
+            Total::Statistics(n) => (rows(n), TotalKind::Statistics),
             Total::Unknown => (None, TotalKind::None),
         }
     }
 
-    /// What the progress meter needs.
-    pub(crate) fn sample(&self, now: Instant) -> Sample {
-        let work_done = self.counters.work_done.load(Ordering::Relaxed).checked_sub(1);
-        let work_total = self.estimate.lock().work_total;
-        Sample {
-            elapsed: now.saturating_duration_since(self.accepted_at),
-            rows: self.rows_read(),
-            total_rows: self.total().0,
-            work: work_done.zip(work_total),
-        }
-    }
-
-    /// What the stream is doing, for clients.
-    pub(crate) fn phase(&self) -> Phase {
-        match self.state() {
-            QueryStreamStatus::Paused => Phase::Paused,
-            QueryStreamStatus::Queued => Phase::Queued,
-            QueryStreamStatus::Executing => Phase::Executing,
-            QueryStreamStatus::WaitingClient => Phase::WaitingClient,
-            QueryStreamStatus::Streaming
-            | QueryStreamStatus::Completed
-            | QueryStreamStatus::Failed
-            | QueryStreamStatus::Cancelled => Phase::Streaming,
-        }
+    /// All units of work. `None` for a query with `max_rows`, which ends before them.
+    pub(super) fn total_work(&self) -> Option<u64> {
+        let is_whole = self.plan.rows_max.is_none();
+        self.estimate.lock().work_total.filter(|_| is_whole)
     }
 }

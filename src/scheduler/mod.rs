@@ -16,6 +16,7 @@ mod life;
 mod live;
 mod outlet;
 mod producer;
+mod progress;
 mod question;
 mod queue;
 mod relief;
@@ -362,6 +363,7 @@ impl Scheduler {
             engine_name: name,
             deadline: StreamDeadline::earliest(timeout_ms.map(Duration::from_millis), config.max_stream_duration),
             progress_interval: (!progress_interval.is_zero()).then_some(progress_interval),
+            rows_max: max_rows,
             traceparent,
         };
         let rules = BatchRules {

@@ -23,7 +23,7 @@ use crate::id::{ConnectionId, ResumeToken, TokenHash};
 use crate::metrics::Blocked;
 use crate::protocol::{BlockedBy, ErrorMessage, WindowMessage};
 use crate::stream::{
-    AckError, AttachError, Attached, Delivery, Generation, Gone, Item, ProgressMeter, Reading, Taken, WindowLimits,
+    AckError, AttachError, Attached, Delivery, Generation, Gone, Item, Made, ProgressMeter, Taken, WindowLimits,
 };
 use crate::sync::MutexGuard;
 
@@ -76,7 +76,7 @@ pub(super) struct Outlet {
     pub(super) sink: Arc<dyn StreamSink>,
     /// The connection that has the stream, or had it last.
     owner: ConnectionId,
-    meter: ProgressMeter,
+    pub(super) meter: ProgressMeter,
     columns: Option<Vec<u8>>,
     /// Whether a client can know the stream's token.
     is_started_given: bool,
@@ -244,12 +244,6 @@ impl Stream {
         let fits = || outlet.delivery.window().unacked_bytes() <= self.core.share_bytes() as u64 / 2;
         outlet.delivery.in_channel() <= n_max / 2 && (outlet.delivery.window().limits().is_some() || fits())
     }
-
-    /// What progress looks like now.
-    pub(crate) fn read_progress(&self, now: Instant) -> Reading {
-        let sample = self.sample(now);
-        self.outlet().meter.read(sample)
-    }
 }
 
 /// For connections.
@@ -399,6 +393,7 @@ impl Stream {
             outlet.left_at = None;
             outlet.moved_at = clock::now();
             outlet.stalled = None;
+            outlet.meter.interrupted();
             self.core.registry.rotate_token(self.id, old, new);
             outlet.unconfirmed_until = Some(attached.next_batch);
             (attached, freed, outlet.columns.clone(), before)
@@ -448,13 +443,18 @@ impl Stream {
     }
 
     /// A batch is about to go into the channel.
-    pub(super) fn announce(&self, bytes: usize, now: Instant) {
+    pub(super) fn announce(&self, rows: u32, bytes: usize, now: Instant) {
+        let made = Made {
+            bytes: bytes as u64,
+            rows: u64::from(rows),
+            work: self.work_done(),
+        };
         let mut outlet = self.outlet();
         if !outlet.delivery.has_pending() {
             // Until now there was nothing that the client could have taken.
             outlet.moved_at = now;
         }
-        outlet.delivery.made(bytes as u64);
+        outlet.delivery.made(made);
     }
 
     /// What batches are to be deflated with, for the connection that has the stream or had it last.
@@ -632,21 +632,6 @@ impl Stream {
             sink.notify(Urgency::Now, 0);
         }
         is_expired
-    }
-
-    pub(super) fn progress_due(&self, now: Instant) {
-        let sink = {
-            let mut outlet = self.outlet();
-            let is_due = outlet.progress_at.is_some_and(|at| now >= at);
-            if !is_due {
-                return;
-            }
-            outlet.progress_at = self.plan.progress_interval.map(|interval| clock::after(now, interval));
-            outlet.delivery.is_attached().then(|| Arc::clone(&outlet.sink))
-        };
-        if let Some(sink) = sink {
-            sink.progress_due();
-        }
     }
 
     pub(crate) fn figures(&self) -> DeliveryFigures {

@@ -252,7 +252,7 @@ impl Producer {
         self.row_offset += u64::from(rows);
         let bytes = framed.raw_bytes;
         self.stream.set_status(QueryStreamStatus::Streaming);
-        self.stream.announce(bytes, now);
+        self.stream.announce(rows, bytes, now);
         self.send(Item::Batch(EncodedBatch::new(&self.stream, rows, framed)));
         bytes
     }

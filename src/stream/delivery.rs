@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::window::{BeyondSent, RewindError, Window, WindowLimits};
+use super::window::{BeyondSent, Made, RewindError, Window, WindowLimits};
 
 /// Which attachment of a stream: each connection that a stream is attached to gets a number of its own, so that whatever an
 /// older one still says or asks is known to be old.
@@ -122,8 +122,8 @@ impl<B: Clone, E: Clone> Delivery<B, E> {
     }
 
     /// A batch is about to go into the channel.
-    pub(crate) fn made(&mut self, bytes: u64) {
-        self.window.made(bytes);
+    pub(crate) fn made(&mut self, made: Made) {
+        self.window.made(made);
     }
 
     /// The stream has been cancelled and its engine has stopped: from now on there is only the terminator. Returns what is to be

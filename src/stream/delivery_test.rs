@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use proptest::prelude::*;
 
 use super::delivery::{AckError, Delivery, Generation, Item, Taken};
-use super::window::WindowLimits;
+use super::window::{Made, WindowLimits};
 
 /// A batch is its number.
 type Batch = u8;
@@ -168,7 +168,10 @@ impl World {
         if !self.delivery.may_make(self.retention_bytes) {
             return false;
         }
-        self.delivery.made(1);
+        self.delivery.made(Made {
+            bytes: 1,
+            ..Made::default()
+        });
         let batch = self.made;
         self.made += 1;
         self.put(Item::Batch(batch));

@@ -6,7 +6,12 @@
 mod delivery;
 #[cfg(test)]
 mod delivery_test;
+mod pace;
 mod progress;
+#[cfg(test)]
+mod progress_test;
+#[cfg(test)]
+mod progress_world_test;
 mod query_time;
 mod registry;
 mod retention;
@@ -16,6 +21,7 @@ mod window;
 use std::time::Duration;
 
 pub(crate) use delivery::{AckError, AttachError, Attached, Delivery, Generation, Gone, Item, Taken};
+pub(crate) use pace::Reach;
 pub(crate) use progress::{ProgressMeter, Reading, Sample};
 pub(crate) use query_time::QueryTime;
 pub(crate) use registry::Registry;
@@ -23,7 +29,7 @@ pub use registry::RegistryStatistics;
 pub(crate) use retention::Owner;
 pub use state::QueryStreamStatus;
 pub(crate) use state::Turn;
-pub(crate) use window::{BeyondSent, Window, WindowLimits};
+pub(crate) use window::{BeyondSent, Made, Window, WindowLimits};
 
 /// How results are cut into batches and how long queries may take; the server's defaults for what a client leaves open.
 #[derive(Debug, Clone, PartialEq, Eq)]

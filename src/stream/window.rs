@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use super::pace::Reach;
+
 /// How much may be unacknowledged. With nothing unacknowledged, one batch may always go, however big.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct WindowLimits {
@@ -16,6 +18,15 @@ impl WindowLimits {
     fn admit(self, batches: u64, bytes: u64) -> bool {
         batches == 0 || (batches < u64::from(self.batches) && bytes < self.bytes)
     }
+}
+
+/// What a batch brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Made {
+    pub(crate) bytes: u64,
+    pub(crate) rows: u64,
+    /// The engine's work up to its last row, from the start of the query.
+    pub(crate) work: u64,
 }
 
 /// An acknowledgement, or a resume position, beyond what was ever sent.
@@ -47,11 +58,13 @@ pub(crate) struct Window {
     next: u64,
     /// Sent at least once, on whatever connection.
     sent: u64,
-    /// Bytes of each batch from `acked` on.
-    sizes: VecDeque<u64>,
+    /// Each batch from `acked` on.
+    unacked: VecDeque<Made>,
     bytes_made: u64,
     /// Of the batches from `acked` to `next`.
     bytes_flying: u64,
+    /// What the batches before `acked` brought.
+    delivered: Reach,
 }
 
 impl Window {
@@ -61,16 +74,17 @@ impl Window {
             acked: 0,
             next: 0,
             sent: 0,
-            sizes: VecDeque::new(),
+            unacked: VecDeque::new(),
             bytes_made: 0,
             bytes_flying: 0,
+            delivered: Reach::default(),
         }
     }
 
     /// The engine has made the next batch.
-    pub(crate) fn made(&mut self, bytes: u64) {
-        self.sizes.push_back(bytes);
-        self.bytes_made += bytes;
+    pub(crate) fn made(&mut self, made: Made) {
+        self.unacked.push_back(made);
+        self.bytes_made += made.bytes;
     }
 
     /// The next batch goes out. Returns its number, and whether this is the first time.
@@ -115,7 +129,7 @@ impl Window {
     pub(crate) fn give_up(&mut self) {
         self.acked = self.made_count();
         self.next = self.acked;
-        self.sizes.clear();
+        self.unacked.clear();
         self.bytes_made = 0;
         self.bytes_flying = 0;
     }
@@ -148,7 +162,7 @@ impl Window {
 
     /// Batches made and not acknowledged.
     pub(crate) fn unacked(&self) -> u64 {
-        self.sizes.len() as u64
+        self.unacked.len() as u64
     }
 
     /// Bytes of the batches made and not acknowledged.
@@ -159,6 +173,19 @@ impl Window {
     /// Batches made and not yet sent on the present connection.
     pub(crate) fn pending(&self) -> u64 {
         self.made_count() - self.next
+    }
+
+    /// What of `done` has come to the client: acknowledged, or sent where nobody acknowledges. The work after the last batch has
+    /// brought nothing that it could lack.
+    pub(crate) fn delivered(&self, done: Reach) -> Reach {
+        Reach {
+            rows: self.delivered.rows,
+            work: if self.unacked.is_empty() {
+                done.work
+            } else {
+                self.delivered.work
+            },
+        }
     }
 
     pub(crate) fn acked(&self) -> u64 {
@@ -174,24 +201,26 @@ impl Window {
     }
 
     fn made_count(&self) -> u64 {
-        self.acked + self.sizes.len() as u64
+        self.acked + self.unacked.len() as u64
     }
 
     fn size(&self, number: u64) -> u64 {
         let idx = usize::try_from(number - self.acked).unwrap_or(usize::MAX);
-        self.sizes.get(idx).copied().unwrap_or(0)
+        self.unacked.get(idx).map_or(0, |made| made.bytes)
     }
 
     /// Acknowledges all before `end`.
     fn free_to(&mut self, end: u64) -> u64 {
         let before = self.acked;
         while self.acked < end
-            && let Some(bytes) = self.sizes.pop_front()
+            && let Some(Made { bytes, rows, work }) = self.unacked.pop_front()
         {
             self.bytes_made -= bytes;
             if self.acked < self.next {
                 self.bytes_flying -= bytes;
             }
+            self.delivered.rows += rows;
+            self.delivered.work = self.delivered.work.max(work);
             self.acked += 1;
         }
         self.next = self.next.max(self.acked);
@@ -205,6 +234,13 @@ mod tests {
 
     use super::*;
 
+    fn batch(bytes: u64) -> Made {
+        Made {
+            bytes,
+            ..Made::default()
+        }
+    }
+
     fn window(batches: u32, bytes: u64) -> Window {
         Window::new(Some(WindowLimits { batches, bytes }))
     }
@@ -215,8 +251,8 @@ mod tests {
         let mut by_bytes = window(100, 10);
         for window in [&mut by_count, &mut by_bytes] {
             assert!(window.may_make());
-            window.made(5);
-            window.made(5);
+            window.made(batch(5));
+            window.made(batch(5));
             assert!(!window.may_make());
             assert_eq!(window.send(), (0, true));
             assert_eq!(window.send(), (1, true));
@@ -230,7 +266,7 @@ mod tests {
     fn with_nothing_unacknowledged_one_batch_may_go_however_big() {
         let mut window = window(1, 1);
         assert!(window.may_make());
-        window.made(u64::from(u32::MAX));
+        window.made(batch(u64::from(u32::MAX)));
         assert!(window.may_send());
         window.send();
         assert!(!window.may_make());
@@ -241,9 +277,9 @@ mod tests {
     #[test]
     fn acks_never_go_back_and_never_beyond_what_was_sent() {
         let mut window = window(10, 1_000);
-        window.made(1);
+        window.made(batch(1));
         assert_eq!(window.ack(0), Err(BeyondSent { sent: 0 }), "made, not sent");
-        window.made(1);
+        window.made(batch(1));
         window.send();
         window.send();
         assert_eq!(window.ack(1), Ok(2));
@@ -256,7 +292,7 @@ mod tests {
     fn a_rewind_starts_the_window_anew_and_knows_its_bounds() {
         let mut window = window(2, 1_000);
         for _ in 0..2 {
-            window.made(1);
+            window.made(batch(1));
             window.send();
         }
         assert_eq!(window.rewind(3), Err(RewindError::Beyond(BeyondSent { sent: 2 })));
@@ -274,12 +310,36 @@ mod tests {
     fn without_limits_what_is_sent_is_done_with() {
         let mut window = Window::new(None);
         for _ in 0..100 {
-            window.made(u64::from(u32::MAX));
+            window.made(batch(u64::from(u32::MAX)));
             assert!(window.may_make() && window.may_send());
         }
         for _ in 0..100 {
             window.send();
         }
         assert_eq!((window.unacked(), window.unacked_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_a_client_has_counts_once_whatever_is_sent_again() {
+        let mut window = window(3, 1_000);
+        let done = Reach { rows: 30, work: 99 };
+        assert_eq!(
+            window.delivered(done),
+            Reach { rows: 0, work: 99 },
+            "there is nothing to have"
+        );
+        for work in [10, 40, 80] {
+            let (bytes, rows) = (1, 10);
+            window.made(Made { bytes, rows, work });
+            window.send();
+        }
+        assert_eq!(window.delivered(done), Reach::default());
+        window.ack(0).unwrap();
+        window.rewind(2).unwrap();
+        assert_eq!(window.delivered(done), Reach { rows: 20, work: 40 });
+        assert_eq!(window.send(), (2, false));
+        assert_eq!(window.delivered(done), Reach { rows: 20, work: 40 });
+        window.ack(2).unwrap();
+        assert_eq!(window.delivered(done), done);
     }
 }

@@ -51,6 +51,7 @@ mod operations;
 mod plain_client;
 #[cfg(feature = "cli")]
 mod process;
+mod progress;
 mod proxy;
 mod questions;
 mod relief;

@@ -11,7 +11,7 @@ use tungstenite::Message;
 use crate::flow::{ack, numbers, recv_batch};
 use crate::support::{DEADLINE, Plain, Wire, eventually, serve, serve_with};
 
-fn start(client: &mut Plain, query: &str, extra: Value) -> (String, String) {
+pub(crate) fn start(client: &mut Plain, query: &str, extra: Value) -> (String, String) {
     let mut fields = json!({"resumable": true, "batch_size": 10, "progress_interval_ms": 0});
     fields
         .as_object_mut()
@@ -30,7 +30,7 @@ fn start(client: &mut Plain, query: &str, extra: Value) -> (String, String) {
     }
 }
 
-fn resume(client: &mut Plain, token: &str, last_batch: i64) -> Wire {
+pub(crate) fn resume(client: &mut Plain, token: &str, last_batch: i64) -> Wire {
     client
         .send(&json!({"type": "resume_query", "resume_token": token, "last_batch": last_batch, "request_id": "again"}));
     client.recv()

@@ -80,6 +80,7 @@ pub(crate) enum Wire {
         rows_processed: u64,
         percentage: Option<f64>,
         throughput: f64,
+        percentage_delivered: Option<f64>,
         eta_ms: Option<u64>,
         elapsed_ms: Option<u64>,
         phase: Option<String>,

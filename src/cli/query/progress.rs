@@ -58,7 +58,7 @@ impl ProgressLine {
 
     pub(super) fn update(&mut self, progress: &ProgressMessage) {
         self.bar.set_message(message(progress));
-        if let Some(percentage) = progress.percentage {
+        if let Some(percentage) = Shown::of(progress).percentage {
             if !self.has_bar {
                 self.has_bar = true;
                 self.bar.set_style(style("{bar:20} {elapsed} {msg}"));
@@ -89,15 +89,37 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates above are well-formed")
 }
 
+/// What has come here, or how far the engine is where a server says no more.
+struct Shown {
+    percentage: Option<f64>,
+    rows: u64,
+}
+
+impl Shown {
+    fn of(progress: &ProgressMessage) -> Self {
+        match &progress.detail {
+            Some(detail) => Self {
+                percentage: detail.percentage_delivered.or(progress.percentage),
+                rows: detail.rows_sent,
+            },
+            None => Self {
+                percentage: progress.percentage,
+                rows: progress.rows_processed,
+            },
+        }
+    }
+}
+
 /// The words beside bar or spinner.
 fn message(progress: &ProgressMessage) -> String {
+    let Shown { percentage, rows } = Shown::of(progress);
     let mut message = String::new();
-    if let Some(percentage) = progress.percentage {
+    if let Some(percentage) = percentage {
         message.push_str(&format!("{percentage:.0}% "));
     }
     message.push_str(&format!(
         "{} rows, {}/s",
-        HumanCount(progress.rows_processed),
+        HumanCount(rows),
         HumanCount(progress.throughput.max(0.0) as u64)
     ));
     let eta_ms = progress.detail.as_ref().and_then(|detail| detail.eta_ms);
@@ -141,12 +163,18 @@ mod tests {
         check(
             ",\"percentage\":41.6,\"eta_ms\":90000,\"elapsed_ms\":1,\"phase\":\"streaming\",\"total_rows\":5,
               \"total_kind\":\"exact\",\"rows_sent\":1,\"bytes_sent\":1,\"queue_depth\":0",
-            "42% 1,234,567 rows, 8,912/s, 2m left",
+            "42% 1 rows, 8,912/s, 2m left",
+        );
+        // What has come here is what counts, not what the engine has read.
+        check(
+            ",\"percentage\":41.6,\"percentage_delivered\":7.6,\"eta_ms\":null,\"elapsed_ms\":1,\"phase\":\"waiting_client\",
+              \"total_rows\":5,\"total_kind\":\"exact\",\"rows_sent\":225000,\"bytes_sent\":1,\"queue_depth\":0",
+            "8% 225,000 rows, 8,912/s",
         );
         check(
             ",\"percentage\":null,\"eta_ms\":null,\"elapsed_ms\":1,\"phase\":\"waiting_client\",\"total_rows\":null,
               \"total_kind\":\"none\",\"rows_sent\":1,\"bytes_sent\":1,\"queue_depth\":0,\"blocked_by\":\"window_bytes\",\"hint\":\"x\"",
-            "1,234,567 rows, 8,912/s, waiting for its output to be read",
+            "1 rows, 8,912/s, waiting for its output to be read",
         );
     }
 }
