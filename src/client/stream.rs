@@ -102,6 +102,10 @@ fn marks_bytes(marks: Option<&[CellType]>) -> u64 {
     marks.map_or(0, |marks| marks.len() as u64 * MARK_BYTES_MAX)
 }
 
+/// Bytes that the program may have taken before the server is told, where half of the window is more. The server tells the time left by
+/// what it has been told, and a slow program takes long for half of a large window.
+const UNTOLD_BYTES_MAX: u64 = 256 * 1024;
+
 /// What the program has taken and the server does not know of yet.
 #[derive(Debug)]
 pub(super) struct Consumption {
@@ -122,15 +126,15 @@ impl Consumption {
         }
     }
 
-    /// The program asks for more, and so is done with what it had. True once half of the window is to be acknowledged.
+    /// The program asks for more, and so is done with what it had. True once that much is to be acknowledged.
     fn on_asked(&mut self) -> bool {
         if let Some(bytes) = self.in_hand.take() {
             self.n_batches += 1;
             self.bytes += bytes;
         }
         let half_batches = u64::from(self.window.batches.unwrap_or(1)).div_ceil(2);
-        let half_bytes = self.window.bytes.unwrap_or(1).div_ceil(2);
-        let is_due = self.n_batches > 0 && (self.n_batches >= half_batches || self.bytes >= half_bytes);
+        let bytes_max = self.window.bytes.unwrap_or(1).div_ceil(2).min(UNTOLD_BYTES_MAX);
+        let is_due = self.n_batches > 0 && (self.n_batches >= half_batches || self.bytes >= bytes_max);
         if is_due {
             (self.n_batches, self.bytes) = (0, 0);
         }

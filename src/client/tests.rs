@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
+mod acks;
 mod welcome;
 
 use std::net::Shutdown;
