@@ -18,7 +18,12 @@ fn fixture_with_functions(sql: &str) -> Fixture {
         profile,
         bounds: Bounds::new(profile, &Chosen::default()),
     };
-    let mut database = Database::new(Connection::open(&fixture.path).unwrap(), Duration::ZERO, rules);
+    let mut database = Database::new(
+        Connection::open(&fixture.path).unwrap(),
+        Duration::ZERO,
+        rules,
+        Arc::default(),
+    );
     database.install_functions().unwrap();
     database.connection().execute_batch(sql).unwrap();
     fixture

@@ -310,6 +310,7 @@ pub(super) fn harden(connection: &Connection) -> rusqlite::Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::super::bounds::{Bounds, Chosen, Rules};
@@ -361,7 +362,7 @@ mod tests {
             bounds: Bounds::new(SqliteProfile::Trusted, &Chosen::default()),
         };
         let connection = Connection::open_in_memory().unwrap();
-        let mut database = Database::new(connection, Duration::ZERO, rules);
+        let mut database = Database::new(connection, Duration::ZERO, rules, Arc::default());
         database.install_functions().unwrap();
         ffi::install_series(database.connection()).unwrap();
         database
