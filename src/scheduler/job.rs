@@ -228,7 +228,10 @@ impl Job {
             Ok(step) => step,
             Err(error) => return self.engine_failed(stream, now, error),
         };
-        if let Some(work_done) = cursor.progress().work_done {
+        // Rows that are held back are not on their way to the client yet.
+        if let Some(work_done) = cursor.progress().work_done
+            && !writer.keeps_rows_back()
+        {
             stream.set_work_done(work_done);
         }
         if step == Step::Done {
@@ -318,7 +321,7 @@ impl Job {
 
     /// Rows that were ended before an engine failed are part of the result, and leave first, a batch a turn; after a cancel nobody wants
     /// them.
-    fn engine_failed(&mut self, stream: &Stream, now: Instant, error: EngineError) -> TurnEnd {
+    fn engine_failed(&mut self, stream: &Arc<Stream>, now: Instant, error: EngineError) -> TurnEnd {
         if stream.cancel.is_cancelled() || self.producer.lock().is_probe() {
             self.discard();
         } else {
@@ -327,6 +330,10 @@ impl Job {
             }
             // What the engine failed with is told, not this.
             let bytes = self.finish_batch(now, true).unwrap_or(0);
+            if self.writer.as_ref().is_some_and(RowWriter::is_exhausted) {
+                // The result ends before the row that failed.
+                return self.complete(stream, now, Limit::Send);
+            }
             if self.holds_rows() {
                 self.engine_end = Some(Err(error));
                 return TurnEnd::Again(bytes);

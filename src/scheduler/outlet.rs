@@ -266,7 +266,10 @@ impl Stream {
                 Some(number) => outlet.delivery.ack(generation, number)?,
                 None => Vec::new(),
             };
-            outlet.moved_at = clock::now();
+            // One that acknowledges nothing new is no sign that rows are taken.
+            if is_end || outlet.delivery.window().acked() > acked_before {
+                outlet.moved_at = clock::now();
+            }
             // What came over the connection before may be acknowledged before the answer to the resume has been read.
             let is_proof = |batch: &mut u64| number.is_some_and(|number| number >= *batch);
             if outlet.unconfirmed_until.take_if(is_proof).is_some() {
@@ -592,7 +595,9 @@ impl Stream {
         }
         let limit = self.core.config.stall_limit;
         let since = outlet.stalled_since().map_or(now, |since| since.max(self.accepted_at));
-        Some(clock::after(since, limit))
+        let at = clock::after(since, limit);
+        // What is past has been looked at: the stream has been stopped, and its client still takes nothing.
+        Some(if at > now { at } else { clock::after(now, limit) })
     }
 
     /// Looks whether it is too late for the client. Returns whether the stream is over.

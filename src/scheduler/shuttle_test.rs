@@ -94,6 +94,7 @@ fn launch(core: &Arc<Core>, n_rows: u64, window: Option<u32>, is_resumable: bool
         StreamPlan {
             asked: Asked::new(QuerySpec::new("q")),
             engine_name: "memory".into(),
+            rows_max: None,
             deadline: None,
             progress_interval: None,
             traceparent: None,

@@ -7,11 +7,14 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::sync::{Condvar, Mutex};
 use crate::thread::{STACK_BYTES_CONNECTION, spawn_named};
+
+/// An alarm does not ring again before so much time has passed.
+const AGAIN_MIN: Duration = Duration::from_millis(1);
 
 /// Something to do at a time. Rung on the timekeeper's thread with no lock held; must not block.
 pub(crate) trait Alarm: Send + Sync {
@@ -194,6 +197,8 @@ impl Shared {
             drop(state);
             let again = alarm.ring(now);
             state = self.state.lock();
+            // Not at once: an alarm that is due for ever would keep all others from being rung.
+            let again = again.map(|at| at.max(clock::after(now, AGAIN_MIN)));
             match again {
                 Some(at) if state.times.contains_key(&id) => {
                     state.times.insert(id, at);
@@ -213,8 +218,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
-
-    use std::time::Duration;
 
     use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -256,6 +259,25 @@ mod tests {
         let _early = keeper.set(now, bell("early", &tx, Some(now + Duration::from_millis(4))));
         let order: Vec<_> = (0..3).map(|_| rx.recv_timeout(DEADLINE).unwrap()).collect();
         assert_eq!(order, ["early", "late", "early"]);
+    }
+
+    /// Wants to be rung at once, whenever it is rung.
+    struct Overdue;
+
+    impl Alarm for Overdue {
+        fn ring(&self, now: Instant) -> Option<Instant> {
+            Some(now)
+        }
+    }
+
+    #[test]
+    fn an_alarm_that_is_always_due_keeps_no_other_from_ringing() {
+        let (tx, rx) = bells();
+        let keeper = Timekeeper::start().unwrap();
+        let now = clock::now();
+        let _overdue = keeper.set(now, Arc::new(Overdue));
+        let _bell = keeper.set(now + Duration::from_millis(2), bell("rung", &tx, None));
+        assert_eq!(rx.recv_timeout(DEADLINE), Ok("rung"));
     }
 
     #[test]

@@ -243,6 +243,34 @@ mod arrow {
         assert!((1..400).contains(&n_rows), "{n_rows}");
     }
 
+    #[test]
+    fn a_result_that_is_cut_before_a_row_that_fails_is_cut() {
+        let (_folder, server) = serve_sql("");
+        let client = connect(&server);
+        let read = |max_bytes| {
+            let query = client
+                .query("SELECT column1 FROM (VALUES (1), (2), (3), ('x'))")
+                .max_bytes(max_bytes);
+            let mut reader = query.record_batches().unwrap();
+            let (mut n_rows, mut error) = (0, None);
+            for batch in reader.by_ref() {
+                match batch {
+                    Ok(batch) => n_rows += batch.num_rows(),
+                    Err(failed) => error = Some(failed.to_string()),
+                }
+            }
+            let is_cut =
+                matches!(reader.stream().outcome(), Some(rowstream::client::Outcome::Completed(end)) if end.truncated);
+            (n_rows, is_cut, error)
+        };
+        assert_eq!(read(1), (0, true, None));
+        let (n_rows, is_cut, error) = read(10);
+        assert!(n_rows < 3 && is_cut && error.is_none(), "{n_rows} {error:?}");
+        let (n_rows, is_cut, error) = read(1_000);
+        assert!(n_rows == 3 && !is_cut, "{n_rows}");
+        assert!(error.unwrap().contains("row 4, column 1"));
+    }
+
     /// Columns as geodetic catalogues declare them, with integers and text in one, and a blob.
     const CATALOGUE: &str = "CREATE TABLE alias(id INTEGER_OR_TEXT, name TEXT, accuracy FLOAT, deprecated BOOLEAN, shape BLOB);
         INSERT INTO alias VALUES (4326, 'WGS 84', 2.0, 0, x'00ff'), ('ESRI-1', x'57', 'unknown', 7, 'none'), (NULL, 1, NULL, 1, 9e999)";

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -54,6 +55,8 @@ fn open_and_close(path: &Path) -> rusqlite::Result<()> {
     };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags_and_vfs(path, flags, file_system)?;
+    // What somebody else has locked is somebody else's to remove.
+    connection.busy_timeout(Duration::ZERO)?;
     profile::harden(&connection)?;
     // Opens the log, and reads no schema.
     connection.execute_batch("PRAGMA schema_version")?;

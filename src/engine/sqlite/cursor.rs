@@ -46,10 +46,7 @@ impl SqliteCursor {
         let Some((outdated, loan)) = self.open.take() else {
             return Ok(());
         };
-        let pool = loan.pool();
-        // No other query is to find the connection, and its token is needed for the next one.
-        drop(outdated.into_database());
-        let (database, loan) = pool.take_reading(&self.cancel)?;
+        let (database, loan) = reading_again(outdated.into_database(), &loan, &self.cancel)?;
         let (statement, loan, schema) = start(database, loan, query, &self.cancel)?;
         self.open = Some((statement, loan));
         if schema == self.schema {
@@ -131,7 +128,8 @@ impl Cursor for SqliteCursor {
             self.check_columns()?;
         }
         filled.map_err(|error| {
-            let is_cell_too_large = matches!(&error, FillError::Sql(failure) if failure.is_cell_too_large());
+            let is_cell_too_large = matches!(&error, FillError::Sql(failure) if failure.is_cell_too_large()
+                && Bound::of_message(&failure.message) == Some(Bound::CellBytes));
             let mut error = while_filling(error, &self.cancel);
             self.failed = Some(error.kind);
             if is_cell_too_large {
@@ -159,6 +157,10 @@ fn start(
 ) -> Result<(Statement, Loan, Schema), EngineError> {
     let mut statement = match prepare(database, &query.sql, cancel) {
         Ok(statement) => statement,
+        Err((database, _)) if is_outdated(&database, &loan) => {
+            let (database, loan) = reading_again(database, &loan, cancel)?;
+            return start(database, loan, query, cancel);
+        }
         Err((database, mut error)) => {
             let database = advise(database, &query.sql, &mut error);
             end(loan, database, Some(error.kind));
@@ -181,6 +183,19 @@ impl Drop for SqliteCursor {
             end(loan, statement.into_database(), self.failed);
         }
     }
+}
+
+/// Whether the file has changed since the connection was taken, before it has read anything of it for a client. SQLite reads the file
+/// while it prepares a query of some virtual tables, and to see whether its schema is still the file's.
+fn is_outdated(database: &Database, loan: &Loan) -> bool {
+    database.verdict() == Verdict::Stale && !loan.is_once()
+}
+
+/// In the place of an outdated connection, one that reads already.
+fn reading_again(outdated: Database, loan: &Loan, cancel: &CancelToken) -> Result<(Database, Loan), EngineError> {
+    // No other query is to find the connection, and its token is needed for the next one.
+    drop(outdated);
+    loan.pool().take_reading(cancel)
 }
 
 /// Gives a connection back, unless it could not read the file: another one may.
@@ -263,6 +278,10 @@ pub(super) fn describe(
                 estimated_rows: None,
             });
             (described, statement.into_database())
+        }
+        Err((database, _)) if is_outdated(&database, &loan) => {
+            let (database, loan) = reading_again(database, &loan, cancel)?;
+            return describe(database, loan, sql, cancel);
         }
         Err((database, mut error)) => {
             let database = advise(database, sql, &mut error);

@@ -253,7 +253,7 @@ fn changed_file(file: Verdict) -> Option<EngineError> {
         ),
         Verdict::ForeignLog => (
             "the database file was replaced, but its write-ahead log still holds pages of the former file",
-            "stop the programs that write to the database, delete the files whose names end in -wal and -shm, then replace the file again",
+            "stop the programs that use the database; if the file was replaced on purpose, delete the files whose names end in -wal and -shm and replace it again; if not, keep them: they may hold committed changes",
         ),
     };
     Some(unavailable(message, hint))

@@ -2,7 +2,7 @@
 //! afterwards sees the new one. What SQLite writes itself is never taken for that.
 #![allow(clippy::unwrap_used)] // a failed unwrap is the failed assertion here
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -283,6 +283,24 @@ fn metadata_that_change_alone_fail_no_query() {
         fs::rename(&path, files.folder.path().join("moved")).unwrap();
         assert_eq!(rest(cursor.as_mut(), 30).1, Ok(()));
         check_unavailable(&rows(&engine, &select()).unwrap_err());
+    }
+}
+
+/// The time of the last change moves, and nothing else: a backup sets the time of access back, say.
+#[test]
+fn an_attribute_that_changes_condemns_no_log() {
+    let files = Files::new(Journal::Wal);
+    let path = files.make_rows("s.db", 1, FEW);
+    let engine = SqliteEngine::open(&path).unwrap();
+    let writer = Connection::open(&path).unwrap();
+    let update = "UPDATE t SET version = '00000003'";
+    writer.execute_batch(update).unwrap();
+    assert_eq!(rows(&engine, &select()).unwrap(), expected(3, FEW));
+    let accessed = FileTimes::new().set_accessed(fs::metadata(&path).unwrap().modified().unwrap());
+    let file = File::options().append(true).open(&path).unwrap();
+    file.set_times(accessed).unwrap();
+    for _ in 0..3 {
+        assert_eq!(rows(&engine, &select()).unwrap(), expected(3, FEW));
     }
 }
 

@@ -247,17 +247,23 @@ impl Pool {
     pub(super) fn close(&self) {
         let idle = std::mem::take(&mut *self.idle.lock());
         let Ok(there) = self.look() else { return };
+        // The last look of each shows whether the log belongs to the file. Where no connection is left to look, nobody knows.
+        let mut is_known = !idle.is_empty();
         for mut database in idle {
-            // The last look of each, which shows whether the log belongs to the file.
-            let _closed_anyway = database.memory_of(&there);
+            is_known &= database.memory_of(&there) != Memory::OfAnotherFile;
         }
-        if self.logs.was_opened() && !self.logs.has_foreign() {
+        if is_known && self.logs.was_opened() && !self.logs.has_foreign() {
             beside::remove_log(&self.settings.path);
         }
     }
 }
 
 impl Loan {
+    /// Whether the connection is closed after its query: it reads since before its schema was read.
+    pub(super) fn is_once(&self) -> bool {
+        self.once
+    }
+
     pub(super) fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }

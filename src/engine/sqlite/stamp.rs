@@ -89,10 +89,15 @@ impl Stamp {
     /// Whether the file was written to between this stamp and a `later` one of the same file. `has_moved` is asked where only the time
     /// of the last change differs, which a renaming moves too.
     pub(super) fn contents_differ(&self, later: &Self, has_moved: impl FnOnce() -> bool) -> bool {
-        if (self.bytes, self.modified) != (later.bytes, later.modified) {
+        if self.was_rewritten(later) {
             return true;
         }
         self.changed != later.changed && self.attributes == later.attributes && !has_moved()
+    }
+
+    /// Whether a `later` stamp of the same file can only be that of other contents. The time of the last change alone moves with an attribute too.
+    pub(super) fn was_rewritten(&self, later: &Self) -> bool {
+        (self.bytes, self.modified) != (later.bytes, later.modified)
     }
 
     /// Whether a write at `now` could leave this stamp as it is. `now` is the present reading of the clock that the file system takes

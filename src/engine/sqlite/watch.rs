@@ -150,6 +150,11 @@ impl Watch {
             .is_none_or(|seen| !seen.stamp.contents_differ(stamp, has_moved))
     }
 
+    /// The file's stamp at the last look.
+    pub(super) fn seen_stamp(&self) -> Option<Stamp> {
+        self.seen.map(|seen| seen.stamp)
+    }
+
     /// Judges a change of the file since the last look: whether something else than SQLite made it. Where a checkpoint can have made it, what
     /// is seen now is compared with next. `look.log` is `None` where a checkpoint is under way.
     pub(super) fn is_foreign(&mut self, look: Look) -> bool {

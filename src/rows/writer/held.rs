@@ -83,6 +83,13 @@ impl RowWriter {
 }
 
 /// JSON holds nothing back.
+impl RowWriter {
+    /// Whether rows that came are in no batch yet, or the next one would be in none.
+    pub(crate) fn keeps_rows_back(&self) -> bool {
+        self.is_sampling() || self.holds_rows()
+    }
+}
+
 #[cfg(not(feature = "arrow"))]
 #[allow(clippy::unused_self)] // as with Arrow
 impl RowWriter {

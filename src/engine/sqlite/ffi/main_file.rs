@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rusqlite::ffi;
 
 use super::super::stamp::{FileHandle, FileTime, Stamp};
-use super::super::watch::{Lock, LogMemory, Look, Memory, Verdict, Watch};
+use super::super::watch::{Lock, Log, LogMemory, Look, Memory, Verdict, Watch};
 use super::{pulse, whole_pages, write_ahead};
 
 /// Most waits of a millisecond for the file system's clock to move on: enough for one that counts in whole seconds.
@@ -275,8 +275,13 @@ impl MainFile {
         }
         // SAFETY: by the contract above.
         let look = unsafe { self.look_at_both(stamp) };
+        let before = self.watch.seen_stamp();
         let foreign = self.watch.is_foreign(look);
-        if let Some(log) = look.log.filter(|_| foreign) {
+        // The query is not to go on in either case. The log is refused for good, so a changed attribute or a checkpoint that has not come
+        // to its end is not enough.
+        let is_another =
+            |log: &Log| log.copied == log.begun && before.is_some_and(|before| before.was_rewritten(&look.stamp));
+        if let Some(log) = look.log.filter(is_another).filter(|_| foreign) {
             self.logs.set_foreign(log);
         }
         foreign

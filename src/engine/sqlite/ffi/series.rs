@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 
+use rusqlite::types::Value;
 use rusqlite::vtab::{
     Context, Filters, IndexConstraintOp, IndexInfo, Module, VTab, VTabConfig, VTabConnection, VTabCursor,
 };
@@ -105,6 +106,33 @@ unsafe impl<'table> VTab<'table> for Table {
     }
 }
 
+/// A value as SQLite casts it to an integer (sqlite.org/lang_expr.html, "CAST expressions"); `None` for NULL.
+fn whole_number(value: Value) -> Option<i64> {
+    match value {
+        Value::Null => None,
+        Value::Integer(value) => Some(value),
+        // Towards zero, and to the nearest end of the range beyond it.
+        Value::Real(value) => Some(value as i64),
+        Value::Text(text) => Some(leading_integer(&text)),
+        Value::Blob(bytes) => Some(leading_integer(&String::from_utf8_lossy(&bytes))),
+    }
+}
+
+/// The longest beginning of a text that is an integer; 0 where none is.
+fn leading_integer(text: &str) -> i64 {
+    let text = text.trim_start();
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let n_digits = digits.bytes().take_while(u8::is_ascii_digit).count();
+    let end = text.len() - digits.len() + n_digits;
+    let number = text.get(..end).unwrap_or_default();
+    match number.parse() {
+        Ok(number) => number,
+        Err(_) if n_digits == 0 => 0,
+        Err(_) if number.starts_with('-') => i64::MIN,
+        Err(_) => i64::MAX,
+    }
+}
+
 // SAFETY: the struct has the layout that is asked for, and begins with the base.
 unsafe impl VTabCursor for Cursor<'_> {
     fn filter(&mut self, plan: c_int, _plan_text: Option<&str>, given: &Filters<'_>) -> Result<()> {
@@ -112,7 +140,7 @@ unsafe impl VTabCursor for Cursor<'_> {
         let mut n_read = 0;
         for (argument, value) in values.iter_mut().enumerate() {
             if plan & 1 << argument != 0 {
-                *value = given.get(n_read)?;
+                *value = whole_number(given.get(n_read)?);
                 if value.is_none() {
                     // NULL.
                     self.value = None;
