@@ -37,6 +37,18 @@ fn nasty_texts() -> Vec<String> {
     texts
 }
 
+/// Stops the program, which logs JSON to `path`, and reads all that it has logged.
+fn events_at_the_end(served: &mut Served, path: &Path) -> Vec<Value> {
+    signal(&served.process, "-TERM");
+    assert!(served.process.wait().unwrap().success());
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn said<'a>(events: &'a [Value], message: &'a str) -> impl Iterator<Item = &'a Value> {
+    events.iter().filter(move |event| event["message"] == message)
+}
+
 /// A message for each place that a text can be put in.
 fn messages(text: &str) -> Vec<String> {
     let secret = format!("\"{CANARY} {}", &text[1..]);
@@ -253,25 +265,21 @@ fn a_flood_of_refused_connections_is_no_flood_of_lines() {
     }
     let seconds = start.elapsed().as_secs();
     drop(holds_the_only_place);
-    signal(&served.process, "-TERM");
-    assert!(served.process.wait().unwrap().success());
-    let text = std::fs::read_to_string(&path).unwrap();
-    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let told: Vec<&Value> = events
-        .iter()
-        .filter(|event| event["message"] == "connections refused")
-        .map(|event| &event["kv"])
-        .collect();
+    let events = events_at_the_end(&mut served, &path);
+    let told: Vec<&Value> = said(&events, "connections refused").map(|event| &event["kv"]).collect();
     // And those that are left at the end.
     assert!(told.len() as u64 <= seconds + 2, "{} in {seconds} s", told.len());
     assert_eq!(
         (&told[0]["refused"], &told[0]["reasons"]),
         (&json!(1), &json!("full 1")),
-        "{text}"
+        "{events:?}"
     );
-    assert!(told[0]["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{text}");
+    assert!(
+        told[0]["peer"].as_str().unwrap().starts_with("127.0.0.1:"),
+        "{events:?}"
+    );
     let n_told: u64 = told.iter().filter_map(|kv| kv["refused"].as_u64()).sum();
-    assert_eq!(n_told, REFUSED, "{text}");
+    assert_eq!(n_told, REFUSED, "{events:?}");
 }
 
 #[test]
@@ -297,28 +305,21 @@ fn requests_for_other_hosts_and_from_other_origins_are_told_with_what_they_named
     for _ in 0..20 {
         assert_eq!(ask("Host: rebound.example\r\n"), "421");
     }
-    signal(&served.process, "-TERM");
-    assert!(served.process.wait().unwrap().success());
-    let text = std::fs::read_to_string(&path).unwrap();
-    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let told: Vec<&Value> = events
-        .iter()
-        .filter(|event| event["message"] == "connections refused")
-        .map(|event| &event["kv"])
-        .collect();
+    let events = events_at_the_end(&mut served, &path);
+    let told: Vec<&Value> = said(&events, "connections refused").map(|event| &event["kv"]).collect();
     let first = json!({
         "refused": 1, "reasons": "origin 1", "peer": "127.0.0.1",
         "error": "Origin \"https://evil.example\" is not in allowed_origins",
     });
-    assert_eq!(*told[0], first, "{text}");
+    assert_eq!(*told[0], first, "{events:?}");
     assert_eq!(
         told[told.len() - 1]["error"],
         "Host \"rebound.example\" is not in allowed_hosts",
-        "{text}"
+        "{events:?}"
     );
     let n_told: u64 = told.iter().filter_map(|kv| kv["refused"].as_u64()).sum();
-    assert_eq!(n_told, 21, "{text}");
-    assert!(told.len() < 21, "each by itself: {text}");
+    assert_eq!(n_told, 21, "{events:?}");
+    assert!(told.len() < 21, "each by itself: {events:?}");
 }
 
 #[test]
@@ -337,13 +338,10 @@ fn a_stream_that_stands_still_is_told_once_and_so_is_its_end() {
         matches!(&end, Wire::QueryCancelled { reason, .. } if reason == "slow_client"),
         "{end:?}"
     );
-    signal(&served.process, "-TERM");
-    assert!(served.process.wait().unwrap().success());
-    let text = std::fs::read_to_string(&path).unwrap();
-    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let told = |message: &str| -> Vec<&Value> { events.iter().filter(|event| event["message"] == message).collect() };
+    let events = events_at_the_end(&mut served, &path);
+    let told = |message| -> Vec<&Value> { said(&events, message).collect() };
     let [still] = told("stream stands still")[..] else {
-        panic!("{text}")
+        panic!("{events:?}")
     };
     assert_eq!(
         (&still["level"], &still["kv"]["blocked_by"]),
@@ -351,10 +349,10 @@ fn a_stream_that_stands_still_is_told_once_and_so_is_its_end() {
     );
     assert!(
         still["kv"]["hint"].as_str().unwrap().contains("acks are free"),
-        "{text}"
+        "{events:?}"
     );
     let [slow] = told("slow client: it took nothing for the stall limit")[..] else {
-        panic!("{text}")
+        panic!("{events:?}")
     };
     assert_eq!(
         (&slow["level"], &slow["kv"]["blocked_by"]),
