@@ -139,8 +139,14 @@ impl Link {
     /// Sends a query and returns its id and where its messages will come. They end without a terminator when the connection
     /// does: [`Inbox::end`] or [`end`](Self::end) then says why.
     ///
-    /// Blocks while the transport takes nothing.
+    /// Blocks while the transport takes nothing and, where the query is long, until the server has said what it takes.
     pub(super) fn submit(&self, mut query: StreamQuery) -> Result<(i64, Inbox), ClientError> {
+        // Before the reader can find it, which sends it again should the connection be lost meanwhile.
+        query.request_id = Some(RequestId::Number(self.table.lock().last_id + 1));
+        match self.check_length(&ClientMessage::StreamQuery(Box::new(query.clone()))) {
+            Err(ClientError::Lost { .. }) if query.resumable => {}
+            checked => checked?,
+        }
         let window = query.window.and_then(|window| window.batches).unwrap_or(0);
         // The server sends no more than the window; after a resume as much again may come before the program has taken any.
         let capacity = QUERY_MESSAGES_MAX + 2 * usize::try_from(window).unwrap_or(usize::MAX / 4);
@@ -168,7 +174,7 @@ impl Link {
             };
             table.live.insert(id, live);
         })?;
-        match self.send_query(&ClientMessage::StreamQuery(Box::new(query))) {
+        match self.send(&ClientMessage::StreamQuery(Box::new(query))) {
             // The reader makes the next connection and asks again.
             Err(ClientError::Lost { .. }) if is_resumable => Ok((id, inbox)),
             Err(error) => {
@@ -184,11 +190,10 @@ impl Link {
         drop(forgotten);
     }
 
-    /// Sends a message with a query, unless the server is known not to take one of that length: it would ignore the message, or close
-    /// the connection with all that is on it.
+    /// Refuses a message that the server is known not to take: it would ignore it, or close the connection with all that is on it.
     ///
-    /// Blocks while the transport takes nothing and, where the query is long, until the server has said what it takes.
-    fn send_query(&self, message: &ClientMessage) -> Result<(), ClientError> {
+    /// Where the message is long, blocks until the server has said what it takes.
+    fn check_length(&self, message: &ClientMessage) -> Result<(), ClientError> {
         let mut text = Vec::new();
         encode_client_message(message, &mut text).map_err(|error| ClientError::Usage(error.to_string()))?;
         let bytes = text.len();
@@ -198,7 +203,7 @@ impl Link {
         {
             return Err(ClientError::TooLong { bytes, bytes_max });
         }
-        self.send(message)
+        Ok(())
     }
 
     /// Sends a message. Blocks while the transport takes nothing.
@@ -265,7 +270,7 @@ impl Link {
         let _one_at_a_time = self.asking.lock();
         let (answers, answered) = bounded(1);
         self.table.lock().answers = Some(answers);
-        let sent = self.send_query(message);
+        let sent = self.check_length(message).and_then(|()| self.send(message));
         let answer = sent.and_then(|()| answered.recv().map_err(|_| self.end()));
         self.table.lock().answers = None;
         answer.map(Some)

@@ -406,7 +406,7 @@ mod tests {
         check_refused(
             r#"{"type":"stream_query","query":"","params":[[]]}"#,
             ParameterError,
-            "parameter 0",
+            "parameter 1",
         );
         check_refused(
             r#"{"type":"stream_query","query":"","params":[9223372036854775808]}"#,

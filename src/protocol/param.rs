@@ -34,7 +34,7 @@ pub(super) fn params(message: &str) -> Result<Params, DecodeError> {
             .map_err(bad)?
             .into_iter()
             .enumerate()
-            .map(|(idx, value)| param(&idx.to_string(), value.get()))
+            .map(|(idx, value)| param(&(idx + 1).to_string(), value.get()))
             .collect::<Result<_, _>>()
             .map(Params::Positional),
         Some(b'{') => serde_json::from_str::<Fields<'_>>(text)

@@ -192,10 +192,7 @@ impl Stream {
 
     /// Puts the stream into the run queue for the first time.
     pub(super) fn launch(self: &Arc<Self>) {
-        self.outlet().progress_at = self
-            .plan
-            .progress_interval
-            .map(|interval| clock::after(self.accepted_at, interval));
+        self.outlet().progress_at = self.progress_after(self.accepted_at);
         self.arm(self.accepted_at);
         self.core.queue.push_fresh(Arc::clone(self), self.place());
     }

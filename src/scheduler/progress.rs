@@ -11,7 +11,17 @@ use crate::clock;
 use crate::protocol::Phase;
 use crate::stream::{QueryStreamStatus, Reach, Reading, Sample};
 
+/// Progress comes up to one part in this many of its interval early: streams that have the same interval hear of it together.
+const BEATS_PER_INTERVAL: u32 = 8;
+
 impl Stream {
+    /// The first time that the client is to hear of the progress after `now`.
+    pub(super) fn progress_after(&self, now: Instant) -> Option<Instant> {
+        let interval = self.plan.progress_interval?;
+        let at = clock::after(now, interval);
+        Some(self.core.timekeeper.beat(at, interval / BEATS_PER_INTERVAL))
+    }
+
     /// When the client is to hear of the progress next. It hears of it until it has everything, also of what the engine is done with.
     pub(super) fn next_progress(&self) -> Option<Instant> {
         if !self.has_progress() {
@@ -35,7 +45,7 @@ impl Stream {
             let mut outlet = self.outlet();
             let sample = self.sample(&outlet, now);
             outlet.meter.look(sample);
-            outlet.progress_at = self.plan.progress_interval.map(|interval| clock::after(now, interval));
+            outlet.progress_at = self.progress_after(now);
             Arc::clone(&outlet.sink)
         };
         sink.progress_due();

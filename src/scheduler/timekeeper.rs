@@ -39,6 +39,8 @@ struct Shared {
 /// Sets alarms. Dropping it ends the thread and joins it.
 pub(crate) struct Timekeeper {
     shared: Arc<Shared>,
+    /// The first beat.
+    started_at: Instant,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -77,6 +79,7 @@ impl Timekeeper {
         };
         Ok(Self {
             shared,
+            started_at: clock::now(),
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -89,6 +92,7 @@ impl Timekeeper {
                 state: Mutex::new(State::default()),
                 changed: Condvar::new(),
             }),
+            started_at: clock::now(),
             thread: Mutex::new(None),
         }
     }
@@ -133,6 +137,14 @@ impl Timekeeper {
             shared: Arc::clone(&self.shared),
             id,
         }
+    }
+
+    /// The last beat up to `at`, where beats are `every` so much time. Alarms that need not be exact are set to beats: then many ring with one
+    /// wake-up of the thread.
+    pub(crate) fn beat(&self, at: Instant, every: Duration) -> Instant {
+        let since = at.saturating_duration_since(self.started_at);
+        let beyond = since.as_nanos().checked_rem(every.as_nanos()).unwrap_or(0);
+        at - Duration::from_nanos(u64::try_from(beyond).unwrap_or(0))
     }
 
     /// Ends the thread and waits for it. Alarms not yet rung never are. Idempotent.
@@ -290,6 +302,18 @@ mod tests {
         assert_eq!(keeper.len(), 0);
         keeper.stop();
         assert!(rx.is_empty());
+    }
+
+    #[test]
+    fn beats_are_as_far_apart_as_they_are_asked_to_be_and_the_same_for_all() {
+        let keeper = Timekeeper::start().unwrap();
+        let every = Duration::from_millis(50);
+        let first = keeper.beat(clock::now() + DEADLINE, every);
+        for later in [0, 1, 49_999_999] {
+            assert_eq!(keeper.beat(first + Duration::from_nanos(later), every), first);
+        }
+        assert_eq!(keeper.beat(first + every, every), first + every);
+        assert_eq!(keeper.beat(first, Duration::ZERO), first);
     }
 
     #[test]

@@ -25,7 +25,9 @@ fn fixture_with_functions(sql: &str) -> Fixture {
         Arc::default(),
     );
     database.install_functions().unwrap();
-    database.connection().execute_batch(sql).unwrap();
+    database
+        .with_connection(|connection| connection.execute_batch(sql))
+        .unwrap();
     fixture
 }
 

@@ -1,7 +1,7 @@
 //! Advice for queries that SQLite does not understand: the name that may have been meant, and SQLite's way to say what another dialect says
 //! in its own.
 //!
-//! Only errors pay for it, and no more than some hundred names of the schema, which the query's author may read anyway. Must not know
+//! Only errors pay for it, and no more than some hundred tables or two thousand columns of the schema, which the query's author may read anyway. Must not know
 //! cursors.
 
 use super::ffi::{Database, Prepared, Statement};
@@ -14,6 +14,9 @@ const TABLES_MAX: usize = 500;
 
 /// Tables of the query whose columns are looked at.
 const QUERIED_TABLES_MAX: usize = 16;
+
+/// Columns that are looked at in all.
+const COLUMNS_MAX: usize = 2_000;
 
 /// Names longer than this are nobody's slip of the finger.
 const NAME_LEN_MAX: usize = 64;
@@ -195,6 +198,7 @@ fn columns(database: Database, sql: &str) -> (Database, Vec<String>) {
         let found;
         (database, found) = with_statement(database, &all, |statement| {
             (0..statement.n_columns())
+                .take(COLUMNS_MAX - names.len())
                 .map(|column| statement.column_name(column))
                 .collect::<Vec<_>>()
         });

@@ -302,20 +302,6 @@ pub(super) enum OpenError {
 }
 
 impl OpenError {
-    /// Whether a lock was refused.
-    pub(super) fn is_busy(&self) -> bool {
-        let code = match self {
-            Self::Failure(failure) => failure.code,
-            Self::Sqlite(error) => error
-                .sqlite_error()
-                .map_or(codes::SQLITE_OK, |error| error.extended_code),
-            Self::NoFileSystem { .. } | Self::Empty | Self::NoLog | Self::NotImmutable { .. } | Self::NoPath => {
-                return false;
-            }
-        };
-        code & 0xFF == codes::SQLITE_BUSY
-    }
-
     /// A failure of the first read. A connection that is open already opens nothing else then but the log and its index.
     pub(super) fn of_reading(error: rusqlite::Error) -> Self {
         let code = error

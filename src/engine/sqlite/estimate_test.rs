@@ -129,7 +129,11 @@ fn row_numbers_far_apart_are_no_number_of_rows() {
         .unwrap()
         .execute_batch("ANALYZE")
         .unwrap();
-    assert_eq!(cheap("SELECT * FROM w"), about(3));
+    // What is cheap has a few milliseconds, in which a busy machine may get nothing done.
+    let told = (0..1_000)
+        .map(|_| cheap("SELECT * FROM w"))
+        .find(|told| *told != Estimate::default());
+    assert_eq!(told, Some(about(3)));
 }
 
 #[test]

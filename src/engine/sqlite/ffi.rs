@@ -32,7 +32,7 @@ use crate::engine::CancelToken;
 use crate::rows::{CellSink, RowError, RowSource, RowWriter, Value};
 
 pub(super) use file_system::{file_system, file_system_in_memory};
-pub(super) use hold::Hold;
+pub(super) use hold::{Hold, hold};
 #[cfg(test)]
 pub(super) use pulse::seen;
 pub(super) use series::install as install_series;
@@ -203,10 +203,11 @@ impl Database {
     }
 
     /// The connection, for settings that rusqlite has safe functions for.
-    pub(super) fn connection(&mut self) -> &mut Connection {
-        self.connection
-            .as_mut()
-            .expect("the connection is there until the drop")
+    /// What is done with the connection is stopped as its statements are.
+    pub(super) fn with_connection<R>(&mut self, act: impl FnOnce(&mut Connection) -> R) -> R {
+        let _inside = self.inside();
+        let connection = self.connection.as_mut();
+        act(connection.expect("the connection is there until the drop"))
     }
 
     /// What stops the statements that follow.

@@ -1,5 +1,7 @@
 //! Read-only connections, kept open between queries.
 
+use std::borrow::Cow;
+use std::ffi::CStr;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rusqlite::hooks::AuthContext;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::beside;
 use super::bounds::{Bounds, Chosen, Rules};
@@ -173,18 +175,8 @@ impl Pool {
     }
 
     fn open(&self, begin: Begin, cancel: &CancelToken, deadline: Option<Instant>) -> Result<Database, OpenError> {
-        self.open_as(&self.settings, begin, cancel, deadline)
-    }
-
-    fn open_as(
-        &self,
-        settings: &Settings,
-        begin: Begin,
-        cancel: &CancelToken,
-        deadline: Option<Instant>,
-    ) -> Result<Database, OpenError> {
         ffi::initialize();
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let settings = &self.settings;
         let rules = settings.rules();
         let in_memory = rules.sorts_in_memory();
         let file_system = if in_memory {
@@ -193,17 +185,14 @@ impl Pool {
             ffi::file_system()
         };
         let file_system = file_system.ok_or(OpenError::NoFileSystem { in_memory })?;
-        let connection = if settings.immutable {
-            let uri = beside::immutable_uri(&settings.path)?;
-            Connection::open_with_flags_and_vfs(uri, flags | OpenFlags::SQLITE_OPEN_URI, file_system)?
-        } else {
-            Connection::open_with_flags_and_vfs(&settings.path, flags, file_system)?
-        };
+        let connection = self.connect(Some(file_system))?;
         let mut database = Database::new(connection, settings.lock_timeout, rules, Arc::clone(&self.logs));
         database.watch(cancel.clone(), deadline);
         database.install_functions()?;
-        ffi::install_series(database.connection())?;
-        let configured = configure(database.connection(), settings, begin);
+        let configured = database.with_connection(|connection| {
+            ffi::install_series(connection)?;
+            configure(connection, settings, begin)
+        });
         // Whatever has failed, this is why.
         database.check_file()?;
         configured.map_err(OpenError::of_reading)?;
@@ -216,17 +205,33 @@ impl Pool {
         Ok(database)
     }
 
-    /// What a query holds of the database, seen from a connection of its own that waits for no lock. Blocks on the file.
+    /// What a query holds of the database, seen from a connection of its own, which waits for no lock and reads nothing but the first page.
+    /// Blocks on the file.
     pub(super) fn hold(&self) -> Result<Hold, OpenError> {
-        let settings = Settings {
-            lock_timeout: Duration::ZERO,
-            ..self.settings.clone()
-        };
-        let database = self.open_as(&settings, Begin::EachTime, &CancelToken::new(), None);
-        match database.and_then(|database| Ok(database.hold()?)) {
-            Err(error) if error.is_busy() => Ok(Hold::Lock { writer_waits: true }),
-            seen => seen,
+        ffi::initialize();
+        let connection = self.connect(None)?;
+        connection.busy_timeout(Duration::ZERO)?;
+        match ffi::hold(&connection) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                Ok(Hold::Lock { writer_waits: true })
+            }
+            seen => seen.map_err(OpenError::of_reading),
         }
+    }
+
+    /// Opens the file, `None`: as SQLite itself does.
+    fn connect(&self, file_system: Option<&CStr>) -> Result<Connection, OpenError> {
+        let mut flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut path = Cow::Borrowed(&*self.settings.path);
+        if self.settings.immutable {
+            path = Cow::Owned(PathBuf::from(beside::immutable_uri(&path)?));
+            flags |= OpenFlags::SQLITE_OPEN_URI;
+        }
+        let opened = match file_system {
+            Some(name) => Connection::open_with_flags_and_vfs(path, flags, name),
+            None => Connection::open_with_flags(path, flags),
+        };
+        opened.map_err(OpenError::from)
     }
 
     #[cfg(test)]

@@ -364,15 +364,17 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         let mut database = Database::new(connection, Duration::ZERO, rules, Arc::default());
         database.install_functions().unwrap();
-        ffi::install_series(database.connection()).unwrap();
+        database
+            .with_connection(|connection| ffi::install_series(connection))
+            .unwrap();
         database
     }
 
     #[test]
     fn every_function_of_this_sqlite_is_decided_upon() {
         let mut database = database();
-        let connection = database.connection();
-        let there = names(connection, "SELECT DISTINCT name FROM pragma_function_list ORDER BY 1");
+        let functions = "SELECT DISTINCT name FROM pragma_function_list ORDER BY 1";
+        let there = database.with_connection(|connection| names(connection, functions));
         for name in &there {
             let refused = NOT_FOR_STRANGERS.contains(&name.as_str()) || name.starts_with("geopoly_");
             assert_ne!(SqliteProfile::Untrusted.has_function(name), refused, "{name}");
@@ -386,7 +388,7 @@ mod tests {
     #[test]
     fn every_table_that_comes_with_this_sqlite_is_decided_upon() {
         let mut database = database();
-        for name in names(database.connection(), "SELECT name FROM pragma_module_list") {
+        for name in database.with_connection(|connection| names(connection, "SELECT name FROM pragma_module_list")) {
             // Of the rest, tables have to be created before they can be read.
             let created = [
                 "fts3",

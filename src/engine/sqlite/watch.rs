@@ -177,21 +177,31 @@ impl Watch {
 /// What the connections of a pool tell each other of the write-ahead log.
 #[derive(Debug, Default)]
 pub(super) struct LogMemory {
-    /// The salts of a log whose file was overwritten or replaced.
-    foreign: Mutex<Option<[u32; 2]>>,
+    foreign: Mutex<Option<ForeignLog>>,
     opened: AtomicBool,
 }
 
+/// A log whose file was overwritten or replaced.
+#[derive(Debug)]
+struct ForeignLog {
+    salts: [u32; 2],
+    /// The file that it was written for, unless that one was overwritten.
+    file: Option<Stamp>,
+}
+
 impl LogMemory {
-    /// The file that this log was written for is no more.
-    pub(super) fn set_foreign(&self, log: Log) {
+    /// The file that this log was written for is overwritten or, where it is told, no more where the log is.
+    pub(super) fn set_foreign(&self, log: Log, file: Option<Stamp>) {
         if log.frames > 0 {
-            *self.foreign.lock() = Some(log.salts);
+            *self.foreign.lock() = Some(ForeignLog { salts: log.salts, file });
         }
     }
 
-    pub(super) fn is_foreign(&self, salts: [u32; 2]) -> bool {
-        *self.foreign.lock() == Some(salts)
+    /// Whether a log with these salts is foreign to the file that `is_file` knows.
+    pub(super) fn is_foreign(&self, salts: [u32; 2], is_file: impl FnOnce(&Stamp) -> bool) -> bool {
+        let foreign = self.foreign.lock();
+        let known = foreign.as_ref().filter(|foreign| foreign.salts == salts);
+        known.is_some_and(|foreign| !foreign.file.as_ref().is_some_and(is_file))
     }
 
     pub(super) fn has_foreign(&self) -> bool {
@@ -298,9 +308,17 @@ mod tests {
     #[test]
     fn a_log_without_pages_belongs_to_any_file() {
         let logs = LogMemory::default();
-        logs.set_foreign(Log { frames: 0, ..LOG });
-        assert!(!logs.is_foreign(LOG.salts) && !logs.has_foreign());
-        logs.set_foreign(LOG);
-        assert!(logs.is_foreign(LOG.salts) && !logs.is_foreign([2, 7]));
+        logs.set_foreign(Log { frames: 0, ..LOG }, None);
+        assert!(!logs.is_foreign(LOG.salts, |_| false) && !logs.has_foreign());
+        logs.set_foreign(LOG, None);
+        assert!(logs.is_foreign(LOG.salts, |_| true) && !logs.is_foreign([2, 7], |_| false));
+    }
+
+    #[test]
+    fn a_log_belongs_to_its_file_wherever_the_path_led_in_between() {
+        let logs = LogMemory::default();
+        logs.set_foreign(LOG, Some(Stamp::modified_at(1)));
+        assert!(!logs.is_foreign(LOG.salts, |file| *file == Stamp::modified_at(1)));
+        assert!(logs.is_foreign(LOG.salts, |file| *file == Stamp::modified_at(2)));
     }
 }

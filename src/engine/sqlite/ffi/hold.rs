@@ -7,12 +7,10 @@
 
 #[cfg(unix)]
 use std::ffi::c_short;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::ptr;
 
-use rusqlite::ffi;
-
-use super::{Database, Failure, Prepared, Statement};
+use rusqlite::{Connection, ffi};
 
 /// What is held for as long as a query has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,49 +47,43 @@ const CHECKPOINTED_AT: usize = 96;
 /// In the log, in front of each page.
 const FRAME_HEADER_BYTES: u32 = 24;
 
-impl Database {
-    /// Looks while a read transaction of this connection holds its own: `SQLITE_BUSY` where that is refused.
-    pub(in super::super) fn hold(self) -> Result<Hold, Failure> {
-        // One row whatever is in it, so that the transaction is still under way.
-        let mut statement = match Statement::prepare(self, "SELECT count(*) FROM sqlite_schema") {
-            Prepared::One(statement) => statement,
-            Prepared::Failed(_, failure) => return Err(failure),
-            Prepared::None(_) | Prepared::Several(_) => unreachable!("it is one statement"),
-        };
-        statement.step()?;
-        Ok(statement.database().look())
-    }
+/// Looks while a read transaction of the connection holds its own: `SQLITE_BUSY` where that is refused. The connection is of no use after
+/// this but to be closed.
+pub(in super::super) fn hold(connection: &Connection) -> rusqlite::Result<Hold> {
+    // The pragma begins to read, and needs no schema.
+    connection.execute_batch("BEGIN; PRAGMA schema_version")?;
+    Ok(look(connection))
+}
 
-    fn look(&self) -> Hold {
-        let nothing = Hold::Lock { writer_waits: false };
-        let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
-        // SAFETY: the connection is open and ours alone, and the pointer is of the type that this question wants. The file is open as long as
-        // the connection is, which this function borrows. Both bytes of the buffer are written, or the code says otherwise.
-        unsafe {
-            let code = ffi::sqlite3_file_control(
-                self.handle(),
-                c"main".as_ptr(),
-                ffi::SQLITE_FCNTL_FILE_POINTER,
-                (&raw mut file).cast::<c_void>(),
-            );
-            if code != ffi::SQLITE_OK || file.is_null() {
-                return nothing;
-            }
-            let Some(methods) = (*file).pMethods.as_ref() else {
-                return nothing;
-            };
-            let mut version = 0_u8;
-            let read = methods
-                .xRead
-                .map(|read| read(file, (&raw mut version).cast::<c_void>(), 1, WRITE_VERSION_AT));
-            if read != Some(ffi::SQLITE_OK) || version != 2 {
-                let path = ffi::sqlite3_db_filename(self.handle(), c"main".as_ptr());
-                return Hold::Lock {
-                    writer_waits: writer_waits(file, path),
-                };
-            }
-            log(file, methods)
+fn look(connection: &Connection) -> Hold {
+    let nothing = Hold::Lock { writer_waits: false };
+    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+    // SAFETY: the connection is open and used by this thread alone, and the pointer is of the type that this question wants. The file is open
+    // as long as the connection is, which this function borrows. The byte is written, or the code says otherwise.
+    unsafe {
+        let db = connection.handle();
+        let code = ffi::sqlite3_file_control(
+            db,
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_FILE_POINTER,
+            (&raw mut file).cast::<c_void>(),
+        );
+        if code != ffi::SQLITE_OK || file.is_null() {
+            return nothing;
         }
+        let Some(methods) = (*file).pMethods.as_ref() else {
+            return nothing;
+        };
+        let mut version = 0_u8;
+        let read = methods
+            .xRead
+            .map(|read| read(file, (&raw mut version).cast::<c_void>(), 1, WRITE_VERSION_AT));
+        if read != Some(ffi::SQLITE_OK) || version != 2 {
+            return Hold::Lock {
+                writer_waits: writer_waits(db, file),
+            };
+        }
+        log(file, methods)
     }
 }
 
@@ -137,12 +129,12 @@ unsafe fn log(file: *mut ffi::sqlite3_file, methods: &ffi::sqlite3_io_methods) -
 /// Whether another process has the byte that announces a writer. One of this process is announced in SQLite, which then refuses to read.
 ///
 /// # Safety
-/// The file is open, and of a size that [`main_file`](super::main_file) has added to. The path is null or a string.
+/// The file is that of the connection, which is open and used by this thread alone.
 #[cfg(unix)]
-unsafe fn writer_waits(file: *mut ffi::sqlite3_file, path: *const c_char) -> bool {
+unsafe fn writer_waits(db: *mut ffi::sqlite3, file: *mut ffi::sqlite3_file) -> bool {
     // SAFETY: by the contract above. Of a lock, any bytes are a value, and the kernel writes to nothing else.
     unsafe {
-        let Some(descriptor) = descriptor(file, path) else {
+        let Some(descriptor) = descriptor(db, file) else {
             return false;
         };
         let mut lock: libc::flock = std::mem::zeroed();
@@ -159,7 +151,7 @@ unsafe fn writer_waits(file: *mut ffi::sqlite3_file, path: *const c_char) -> boo
 /// # Safety
 /// None is needed.
 #[cfg(not(unix))]
-unsafe fn writer_waits(_: *mut ffi::sqlite3_file, _: *const c_char) -> bool {
+unsafe fn writer_waits(_: *mut ffi::sqlite3, _: *mut ffi::sqlite3_file) -> bool {
     false
 }
 
@@ -169,14 +161,21 @@ unsafe fn writer_waits(_: *mut ffi::sqlite3_file, _: *const c_char) -> bool {
 /// # Safety
 /// As [`writer_waits`].
 #[cfg(unix)]
-unsafe fn descriptor(file: *mut ffi::sqlite3_file, path: *const c_char) -> Option<c_int> {
-    if path.is_null() {
-        return None;
-    }
-    // SAFETY: by the contract above the file is larger than that, and it is aligned for pointers. A number that is no descriptor is
-    // refused by the kernel, as is a path that leads nowhere. Of what they fill in, any bytes are a value.
+unsafe fn descriptor(db: *mut ffi::sqlite3, file: *mut ffi::sqlite3_file) -> Option<c_int> {
+    const BEFORE: usize = 3 * size_of::<*const c_void>();
+    // SAFETY: by the contract above. The verb writes a pointer to the place that it is given; what the file system says of its files' size is
+    // so, and they are aligned for pointers. A number that is no descriptor is refused by the kernel, as is a path that leads nowhere. Of what
+    // they fill in, any bytes are a value.
     unsafe {
-        let descriptor = file.byte_add(3 * size_of::<*const c_void>()).cast::<c_int>().read();
+        let mut file_system: *mut ffi::sqlite3_vfs = ptr::null_mut();
+        let place = (&raw mut file_system).cast::<c_void>();
+        ffi::sqlite3_file_control(db, c"main".as_ptr(), ffi::SQLITE_FCNTL_VFS_POINTER, place);
+        let bytes = usize::try_from(file_system.as_ref()?.szOsFile).ok()?;
+        let path = ffi::sqlite3_db_filename(db, c"main".as_ptr());
+        if path.is_null() || bytes < BEFORE + size_of::<c_int>() {
+            return None;
+        }
+        let descriptor = file.byte_add(BEFORE).cast::<c_int>().read();
         let (mut found, mut expected): (libc::stat, libc::stat) = (std::mem::zeroed(), std::mem::zeroed());
         let known = libc::fstat(descriptor, &raw mut found) == 0 && libc::stat(path, &raw mut expected) == 0;
         let is_same = found.st_dev == expected.st_dev && found.st_ino == expected.st_ino;

@@ -23,6 +23,9 @@ const CLOCK_WAITS_MAX: usize = 2_100;
 /// How often a path may lead to another file while it is opened.
 const OPEN_ATTEMPTS: usize = 5;
 
+/// The query that waits was cancelled, or has reached its deadline.
+struct Stopped;
+
 pub(super) type Open =
     unsafe extern "C" fn(*mut ffi::sqlite3_vfs, *const c_char, *mut ffi::sqlite3_file, c_int, *mut c_int) -> c_int;
 
@@ -81,7 +84,7 @@ pub(super) unsafe fn open_with(
             match handle {
                 Some(handle) if !handle.has_moved() => {
                     let immutable = ffi::sqlite3_uri_boolean(name, c"immutable".as_ptr(), 0) != 0;
-                    if wrap(file, (*vfs).szOsFile, usual, handle).begin_if(immutable) {
+                    if wrap(file, (*vfs).szOsFile, usual, handle).begin_if(immutable) == ffi::SQLITE_OK {
                         return ffi::SQLITE_OK;
                     }
                     close(file);
@@ -196,60 +199,69 @@ impl MainFile {
     ///
     /// # Safety
     /// As [`is_overwritten`](Self::is_overwritten).
-    unsafe fn begin_if(&mut self, immutable: bool) -> bool {
+    unsafe fn begin_if(&mut self, immutable: bool) -> c_int {
+        if !immutable {
+            return ffi::SQLITE_OK;
+        }
         // SAFETY: by the contract of this function.
-        !immutable || unsafe { self.begin(Lock::File) }
+        unsafe { self.begin(Lock::File) }
     }
 
-    /// A read transaction has its lock. Whether it may go on.
+    /// A read transaction has its lock. `SQLITE_OK` if it may go on.
     ///
     /// # Safety
     /// As [`is_overwritten`](Self::is_overwritten).
-    unsafe fn begin(&mut self, lock: Lock) -> bool {
+    unsafe fn begin(&mut self, lock: Lock) -> c_int {
         // Before the stamp: a checkpoint in between then shows in the log's numbers later.
         let log = self.index.map(write_ahead::Index::read);
-        if lock == Lock::Log && log.is_some_and(|log| self.logs.is_foreign(log.salts)) {
-            self.watch.condemn(Verdict::ForeignLog);
-            return false;
+        let is_foreign = |log: Log| self.logs.is_foreign(log.salts, |file| self.handle.is_of(file));
+        if lock == Lock::Log && log.is_some_and(is_foreign) {
+            return self.refuse(Verdict::ForeignLog);
         }
         let Ok(mut stamp) = self.handle.stamp() else {
-            self.watch.condemn(Verdict::Overwritten);
-            return false;
+            return self.refuse(Verdict::Overwritten);
         };
         if self.watch.cached().is_none() {
-            match self.settled(stamp, lock) {
-                Some(settled) => stamp = settled,
-                None => {
-                    self.watch.condemn(Verdict::Overwritten);
-                    return false;
-                }
-            }
+            stamp = match self.settled(stamp, lock) {
+                Ok(Some(settled)) => settled,
+                Ok(None) => return self.refuse(Verdict::Overwritten),
+                Err(Stopped) => return ffi::SQLITE_INTERRUPT,
+            };
         } else if !self.watch.may_use_cache(&stamp, || self.handle.has_moved()) {
             // Whoever opens the file next is told whether the log belongs to it.
             // SAFETY: by the contract above.
             let _stale_anyway = unsafe { self.is_overwritten() };
-            self.watch.condemn(Verdict::Stale);
-            return false;
+            return self.refuse(Verdict::Stale);
         }
         self.watch.begin(lock, Look { stamp, log });
-        true
+        ffi::SQLITE_OK
+    }
+
+    fn refuse(&mut self, verdict: Verdict) -> c_int {
+        self.watch.condemn(verdict);
+        ffi::SQLITE_IOERR_LOCK
     }
 
     /// The stamp once the next write cannot leave it as it is, which takes a tick of a clock where the file was written to just now. `None` where
     /// it is being written to although nobody may.
-    fn settled(&self, stamp: Stamp, lock: Lock) -> Option<Stamp> {
+    fn settled(&self, stamp: Stamp, lock: Lock) -> Result<Option<Stamp>, Stopped> {
         let mut n_waits = 0;
         while stamp.is_racy(file_clock()) && n_waits < CLOCK_WAITS_MAX {
+            if pulse::stops() {
+                return Err(Stopped);
+            }
             // SAFETY: takes any number of milliseconds.
             unsafe { ffi::sqlite3_sleep(1) };
             n_waits += 1;
         }
         if n_waits == 0 {
-            return Some(stamp);
+            return Ok(Some(stamp));
         }
-        let later = self.handle.stamp().ok()?;
+        let Ok(later) = self.handle.stamp() else {
+            return Ok(None);
+        };
         let unchanged = !stamp.contents_differ(&later, || self.handle.has_moved());
-        (unchanged || lock == Lock::Log).then_some(later)
+        Ok((unchanged || lock == Lock::Log).then_some(later))
     }
 
     /// The read transaction under way, if there is one, ends.
@@ -282,7 +294,7 @@ impl MainFile {
         let is_another =
             |log: &Log| log.copied == log.begun && before.is_some_and(|before| before.was_rewritten(&look.stamp));
         if let Some(log) = look.log.filter(is_another).filter(|_| foreign) {
-            self.logs.set_foreign(log);
+            self.logs.set_foreign(log, None);
         }
         foreign
     }
@@ -327,7 +339,7 @@ impl MainFile {
         if !self.handle.is_of(there) {
             // The log was written for a file that is there no more.
             if let Some(index) = self.index {
-                self.logs.set_foreign(index.read());
+                self.logs.set_foreign(index.read(), self.handle.stamp().ok());
             }
             return Memory::OfAnotherFile;
         }
@@ -403,11 +415,11 @@ unsafe extern "C" fn lock(file: *mut ffi::sqlite3_file, level: c_int) -> c_int {
             return code;
         }
         let held = if has_log(file, usual) { Lock::Log } else { Lock::File };
-        if behind(file).begin(held) {
-            return ffi::SQLITE_OK;
+        let begun = behind(file).begin(held);
+        if begun != ffi::SQLITE_OK {
+            usual.xUnlock.map(|unlock| unlock(file, ffi::SQLITE_LOCK_NONE));
         }
-        usual.xUnlock.map(|unlock| unlock(file, ffi::SQLITE_LOCK_NONE));
-        ffi::SQLITE_IOERR_LOCK
+        begun
     }
 }
 
@@ -496,16 +508,15 @@ unsafe extern "C" fn lock_index(file: *mut ffi::sqlite3_file, offset: c_int, n: 
         if code != ffi::SQLITE_OK || flags != LOCK {
             return code;
         }
-        let allowed = match read_lock {
+        let begun = match read_lock {
             Some(0) => behind(file).begin(Lock::File),
             Some(_) => behind(file).begin(Lock::Log),
-            None => true,
+            None => ffi::SQLITE_OK,
         };
-        if allowed {
-            return ffi::SQLITE_OK;
+        if begun != ffi::SQLITE_OK {
+            lock(file, offset, n, UNLOCK);
         }
-        lock(file, offset, n, UNLOCK);
-        ffi::SQLITE_IOERR_SHMLOCK
+        begun
     }
 }
 

@@ -214,12 +214,16 @@ enum Full {
 impl Values {
     fn push(&mut self, value: f64) -> Result<(), Full> {
         if self.len == self.capacity {
-            let capacity = self.capacity * 2 + 256;
-            let bytes = (capacity * size_of::<f64>()) as u64;
+            let mut capacity = self.capacity * 2 + 256;
             let bytes_max = super::heap_limit() / COLLECTIONS;
-            if bytes_max > 0 && bytes > bytes_max {
+            if bytes_max > 0 {
+                let max = usize::try_from(bytes_max).unwrap_or(usize::MAX) / size_of::<f64>();
+                capacity = capacity.min(max);
+            }
+            if capacity <= self.len {
                 return Err(Full::TooMany);
             }
+            let bytes = (capacity * size_of::<f64>()) as u64;
             // SAFETY: the memory is null or from the same function; what it holds moves along.
             let start = unsafe { ffi::sqlite3_realloc64(self.start.cast(), bytes) };
             if start.is_null() {

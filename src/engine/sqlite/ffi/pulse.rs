@@ -94,23 +94,24 @@ pub(super) fn stops_read() -> bool {
             };
             (*pulse).reads_left = Some(left);
         }
-        stops(pulse)
     }
+    stops()
 }
 
 /// Whether the call under way is to stop rather than use a temporary file.
 pub(super) fn stops_temporary() -> bool {
     #[cfg(test)]
     seen::event();
-    let pulse = PRESENT.get();
-    // SAFETY: as in `stops_read`.
-    !pulse.is_null() && unsafe { stops(pulse) }
+    stops()
 }
 
-/// # Safety
-/// `pulse` is valid, and used by this thread alone.
-unsafe fn stops(pulse: *const Pulse) -> bool {
-    // SAFETY: by the contract above.
+/// Whether the call under way is to stop rather than wait for anything.
+pub(super) fn stops() -> bool {
+    let pulse = PRESENT.get();
+    if pulse.is_null() {
+        return false;
+    }
+    // SAFETY: as in `stops_read`.
     let (cancel, deadline) = unsafe { (&(*pulse).cancel, (*pulse).deadline) };
     cancel.as_ref().is_some_and(CancelToken::is_cancelled) || deadline.is_some_and(|deadline| clock::now() >= deadline)
 }
